@@ -1,0 +1,7 @@
+//! The library behind qbench: data, workloads, measurement, quality, results, analysis, figures and reports.
+//!
+//! Data flows in one direction, and each stage can be rerun from the files of the one before:
+//! [`data`] → [`workload`] → measured cells ([`measure`], [`quality`]) → [`results`] → [`analysis`] → [`figures`] and
+//! [`report`]. Nothing here loads a plugin, reads a command line or starts a thread of its own.
+
+pub mod results;
