@@ -1,5 +1,25 @@
 //! Results on disk: the record of finished cells, and the tables made from it.
+//!
+//! `cells.jsonl` is the record ([`Journal`]); `benchmark_<timestamp>.csv` ([`write_benchmark`]) and the quality tables
+//! ([`write_quality_tables`]) are computed from it. The readers also take the files of the original Python system.
 
+mod benchmark;
+mod csv_table;
+mod error;
+mod files;
+mod journal;
+mod number;
+mod quality;
 mod record;
+#[cfg(test)]
+pub(crate) mod test_records;
 
+pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
+pub use error::ResultsError;
+pub(crate) use files::write_atomically;
+pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal};
+pub use quality::{
+    DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,
+    quality_rows, read_distributions, read_quality, write_quality_tables,
+};
 pub use record::*;

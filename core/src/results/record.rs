@@ -229,22 +229,31 @@ pub struct LayerQuality {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenQuality {
     /// Mean of KL(reference ‖ mode).
+    #[serde(with = "super::number")]
     pub kl_mean: f64,
     /// Median of the same.
+    #[serde(with = "super::number")]
     pub kl_median: f64,
     /// 99th percentile of the same.
+    #[serde(with = "super::number")]
     pub kl_p99: f64,
     /// Largest of the same.
+    #[serde(with = "super::number")]
     pub kl_max: f64,
     /// Share of positions with the same most likely token.
+    #[serde(with = "super::number")]
     pub same_top1: f64,
     /// exp(Σ nll / Σ predicted tokens).
+    #[serde(with = "super::number")]
     pub perplexity: f64,
     /// The reference's perplexity on the same tokens.
+    #[serde(with = "super::number")]
     pub reference_perplexity: f64,
     /// Share of predicted tokens that are the most likely one.
+    #[serde(with = "super::number")]
     pub next_token_accuracy: f64,
     /// Σ nll / ln 2 / bases of the kept tokens.
+    #[serde(with = "super::number")]
     pub bits_per_base: f64,
     /// Logits that were not finite.
     pub non_finite: u64,
@@ -259,21 +268,30 @@ pub struct DistributionStatistics {
     #[serde(rename = "type")]
     pub kind: String,
     /// Mean.
+    #[serde(with = "super::number")]
     pub mean: f64,
     /// Standard deviation, ddof = 0.
+    #[serde(with = "super::number")]
     pub std: f64,
     /// Smallest value.
+    #[serde(with = "super::number")]
     pub min: f64,
     /// Largest value.
+    #[serde(with = "super::number")]
     pub max: f64,
     /// Median.
+    #[serde(with = "super::number")]
     pub median: f64,
     /// First quartile.
+    #[serde(with = "super::number")]
     pub q25: f64,
     /// Third quartile.
+    #[serde(with = "super::number")]
     pub q75: f64,
     /// Skewness, biased.
+    #[serde(with = "super::number")]
     pub skewness: f64,
     /// Fisher's kurtosis, biased.
+    #[serde(with = "super::number")]
     pub kurtosis: f64,
 }

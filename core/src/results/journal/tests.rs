@@ -1,0 +1,108 @@
+use std::fs;
+
+use super::*;
+use crate::results::test_records::performance_record;
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn append(directory: &Path, records: &[Record]) {
+    let mut journal = Journal::open(directory).unwrap();
+    for record in records {
+        journal.append(record).unwrap();
+    }
+}
+
+#[test]
+fn no_journal_is_no_records() {
+    let contents = read_journal(directory().path()).unwrap();
+    assert!(contents.records.is_empty() && contents.warnings.is_empty());
+}
+
+#[test]
+fn latest_record_of_a_cell_wins_at_its_first_place() {
+    let directory = directory();
+    let first = performance_record("standard", 0);
+    let other = performance_record("8bit", 0);
+    let mut again = first.clone();
+    again.reason = "second try".to_owned();
+    append(directory.path(), &[first, other.clone()]);
+    append(directory.path(), std::slice::from_ref(&again));
+    assert_eq!(read_journal(directory.path()).unwrap().records, [again, other]);
+}
+
+#[test]
+fn half_written_last_line_is_a_warning_and_the_next_record_follows_cleanly() {
+    let directory = directory();
+    let path = directory.path().join(JOURNAL_FILE);
+    let (first, second) = (performance_record("standard", 0), performance_record("8bit", 0));
+    append(directory.path(), &[first.clone(), second.clone()]);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
+
+    let contents = read_journal(directory.path()).unwrap();
+    assert_eq!(contents.records, [first.clone()]);
+    assert!(
+        contents.warnings[0].contains("cells.jsonl, line 2"),
+        "{:?}",
+        contents.warnings
+    );
+
+    append(directory.path(), std::slice::from_ref(&second));
+    let contents = read_journal(directory.path()).unwrap();
+    assert_eq!(contents.records, [first, second]);
+    assert!(contents.warnings.is_empty());
+}
+
+#[test]
+fn whole_last_line_without_its_end_is_kept() {
+    let directory = directory();
+    let path = directory.path().join(JOURNAL_FILE);
+    let (first, second) = (performance_record("standard", 0), performance_record("8bit", 0));
+    append(directory.path(), std::slice::from_ref(&first));
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, bytes.trim_ascii_end()).unwrap();
+    append(directory.path(), std::slice::from_ref(&second));
+    assert_eq!(read_journal(directory.path()).unwrap().records, [first, second]);
+}
+
+#[test]
+fn corrupt_line_in_the_middle_is_an_error_with_its_place() {
+    let directory = directory();
+    append(
+        directory.path(),
+        &[performance_record("standard", 0), performance_record("8bit", 0)],
+    );
+    let path = directory.path().join(JOURNAL_FILE);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("\"cell\"", "\"cel", 1)).unwrap();
+    let error = read_journal(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("cells.jsonl, line 1: no record"), "{error}");
+}
+
+#[test]
+fn other_format_is_an_error_that_names_both() {
+    let directory = directory();
+    let mut record = performance_record("standard", 0);
+    record.schema = "qbench.record/9".to_owned();
+    append(directory.path(), &[record]);
+    let error = read_journal(directory.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("`qbench.record/9`, expected `qbench.record/1`"),
+        "{error}"
+    );
+}
+
+#[test]
+fn number_that_json_cannot_hold_is_refused_and_nothing_is_written() {
+    let directory = directory();
+    let mut record = performance_record("standard", 0);
+    record.performance.as_mut().unwrap().load_seconds = f64::NAN;
+    let error = Journal::open(directory.path())
+        .unwrap()
+        .append(&record)
+        .unwrap_err();
+    assert!(matches!(error, ResultsError::Unwritable { .. }), "{error}");
+    assert_eq!(fs::read(directory.path().join(JOURNAL_FILE)).unwrap(), b"");
+}
