@@ -4,4 +4,6 @@
 //! [`data`] → [`workload`] → measured cells ([`measure`], [`quality`]) → [`results`] → [`analysis`] → [`figures`] and
 //! [`report`]. Nothing here loads a plugin, reads a command line or starts a thread of its own.
 
+pub mod data;
 pub mod results;
+pub mod workload;

@@ -39,7 +39,8 @@ pub enum WorkloadError {
     },
     /// More tokens are asked for than the model takes.
     #[error(
-        "condition `{condition}` asks for more tokens than the limit of {limit} (the smaller of --max-tokens and the model's max_position_embeddings)"
+        "condition `{condition}` asks for more tokens than the limit of {limit} (the smaller of --max-tokens and \
+         the model's max_position_embeddings)"
     )]
     BeyondLimit {
         /// The condition.
