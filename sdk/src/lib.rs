@@ -1,1 +1,42 @@
-//! x
+#![doc = include_str!("../README.md")]
+
+pub mod backend;
+mod bridge;
+mod buffer;
+mod dtype;
+mod error;
+pub mod layout;
+pub mod log;
+mod matrix;
+mod options;
+mod plugin;
+mod scheme;
+mod weights;
+
+pub use backend::{Backend, Model};
+pub use buffer::AlignedBuffer;
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use layout::Layout;
+pub use matrix::{Matrix, MatrixMut, narrow, widen};
+pub use options::Options;
+pub use plugin::{BackendEntry, PluginManifest, SchemeEntry};
+pub use scheme::{CallContext, QuantScheme, SchemeInfo};
+pub use weights::{StoredTensor, Weights};
+
+/// The other side of the bridge: what a program that *loads* plugins needs. Authors of plugins do not.
+pub mod host {
+    pub use crate::bridge::root::{LoadError, Plugin, open_root};
+    pub use qbench_abi as abi;
+}
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::bridge::root::{manifest_json, root_module};
+    pub use inventory;
+    pub use qbench_abi::abi_stable::{
+        library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
+        std_types::{RResult, RString},
+    };
+    pub use qbench_abi::{AbiError, PluginRoot_Ref};
+}

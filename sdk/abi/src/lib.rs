@@ -177,8 +177,12 @@ pub trait TensorAbi: Send + Sync + 'static {
     /// The bytes of buffer `index` in the order of the plan; empty past the last.
     fn buffer(&self, index: u32) -> RSlice<'_, u8>;
     fn dequantize(&self, first_row: u64, out: AbiMatrixMut<'_>, context: AbiCallContext) -> AbiResult<()>;
-    fn matmul(&self, input: AbiMatrix<'_>, output: AbiMatrixMut<'_>, context: AbiCallContext)
-    -> AbiResult<()>;
+    fn matmul(
+        &self,
+        input: AbiMatrix<'_>,
+        output: AbiMatrixMut<'_>,
+        context: AbiCallContext,
+    ) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
     fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
 }
@@ -278,7 +282,7 @@ pub type ModelBox = ModelAbi_TO<RBox<()>>;
 pub struct AbiLoadRequest<'a> {
     /// The text of the model's config.json.
     pub config_json: RStr<'a>,
-    pub weights: &'a WeightsBox,
+    pub weights: WeightsBox,
     pub device: RStr<'a>,
     /// Type of dense weights and of the inputs of matrix products.
     pub compute: DTypeCode,

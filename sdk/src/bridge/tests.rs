@@ -1,0 +1,295 @@
+//! A scheme and a backend go through the boundary and come back, in one process.
+
+use std::sync::Arc;
+
+use qbench_abi::{
+    Extension, HostServices,
+    abi_stable::{
+        library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
+        std_types::{RNone, ROption, RStr, RString},
+    },
+};
+
+use super::root;
+use crate::{
+    Backend, CallContext, DType, Error, Layout, Matrix, MatrixMut, Model, Options, QuantScheme, Result,
+    SchemeInfo, StoredTensor, Weights,
+    backend::{
+        BackendInfo, Cache, DeviceInfo, Execution, ForwardOutput, LayerOutput, LoadRequest, LogitRows,
+        Memory, ModelInfo, TokenBatch,
+    },
+    host::Plugin,
+    layout::Dense,
+};
+
+struct Copying {
+    panics: bool,
+}
+
+impl QuantScheme for Copying {
+    fn info(&self) -> SchemeInfo {
+        SchemeInfo {
+            id: "copy".to_owned(),
+            summary: "bytes as they are".to_owned(),
+            ..SchemeInfo::default()
+        }
+    }
+
+    fn layout(&self, rows: usize, cols: usize, dtype: DType) -> Result<Layout> {
+        Ok(Layout::Dense(Dense { rows, cols, dtype }))
+    }
+
+    fn quantize(
+        &self,
+        source: Matrix<'_>,
+        _layout: &Layout,
+        buffers: &mut [&mut [u8]],
+        context: CallContext,
+    ) -> Result<()> {
+        assert!(!self.panics, "on purpose, with {} threads", context.threads);
+        buffers[0].copy_from_slice(source.data());
+        Ok(())
+    }
+}
+
+crate::register_scheme!(|options: &Options| {
+    let mut options = options.clone();
+    let panics = options.take("panics", false)?;
+    options.finish(&["panics"])?;
+    Ok::<_, Error>(Copying { panics })
+});
+
+/// Answers each token id with the first weight plus the id.
+struct Echo;
+struct EchoModel(f32);
+
+impl Backend for Echo {
+    fn info(&self) -> BackendInfo {
+        BackendInfo {
+            id: "echo".to_owned(),
+            ..BackendInfo::default()
+        }
+    }
+
+    fn devices(&self) -> Result<Vec<DeviceInfo>> {
+        Err(Error::NotFound("no device on purpose".to_owned()))
+    }
+
+    fn negotiate(&self, _device: &str, layout: &Layout, _compute: DType) -> Result<Execution> {
+        Ok(Execution::Native {
+            kernel: layout.kind().to_owned(),
+        })
+    }
+
+    fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {
+        let tensor = request.weights.tensor(&request.weights.names()[0])?;
+        let mut first = vec![0.0; tensor.layout().cols()];
+        tensor.dense().expect("a dense weight").read_row(0, &mut first)?;
+        Ok(Box::new(EchoModel(first[0])))
+    }
+}
+
+impl Model for EchoModel {
+    fn info(&self) -> Result<ModelInfo> {
+        Ok(ModelInfo {
+            vocab_size: 7,
+            ..ModelInfo::default()
+        })
+    }
+
+    fn forward(&mut self, batch: TokenBatch<'_>, output: &mut ForwardOutput<'_>) -> Result<()> {
+        assert_eq!(batch.cache, Cache::Start);
+        output.hidden[0].data[0] = self.0 + batch.ids[0] as f32;
+        let (rows, logits) = output.logits.as_mut().expect("logits are asked for");
+        assert_eq!(*rows, LogitRows::Last);
+        logits[0] = 5.0;
+        Ok(())
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        Ok(Memory {
+            allocated: 1,
+            peak_allocated: 2,
+            reserved: Some(3),
+            measured_by: "nobody".to_owned(),
+        })
+    }
+
+    fn reset_peak_memory(&mut self) -> Result<()> {
+        Err(Error::OutOfMemory("on purpose".to_owned()))
+    }
+}
+
+crate::register_backend!(|_: &Options| Ok::<_, Error>(Echo));
+
+extern "C" fn manifest() -> qbench_abi::AbiResult<RString> {
+    root::manifest_json("unit-test", "1.2.3", "MIT")
+}
+
+extern "C" fn construct() -> RootModuleResult {
+    __call_root_module_loader(|| root::root_module(manifest))
+}
+
+extern "C" fn log(_: u8, _: RStr<'_>, _: RStr<'_>) {}
+extern "C" fn log_enabled(_: u8) -> bool {
+    false
+}
+extern "C" fn no_extension(_: RStr<'_>) -> ROption<Extension> {
+    RNone
+}
+
+fn plugin() -> Plugin {
+    // SAFETY: `construct` builds a module of the named type.
+    static HEADER: LibHeader =
+        unsafe { LibHeader::from_constructor::<qbench_abi::PluginRoot_Ref>(construct, CheckTypeLayout::Yes) };
+    root::open_root(
+        &HEADER,
+        HostServices {
+            log,
+            log_enabled,
+            extension: no_extension,
+        },
+    )
+    .unwrap()
+}
+
+struct OneTensor(Vec<u8>, Layout);
+
+impl StoredTensor for OneTensor {
+    fn layout(&self) -> &Layout {
+        &self.1
+    }
+    fn buffer(&self, index: usize) -> &[u8] {
+        if index == 0 { &self.0 } else { &[] }
+    }
+    fn dequantize(&self, _: usize, _: &mut MatrixMut<'_>, _: CallContext) -> Result<()> {
+        Err(Error::Unsupported("not here".to_owned()))
+    }
+    fn matmul(&self, _: Matrix<'_>, _: &mut MatrixMut<'_>, _: CallContext) -> Result<()> {
+        Err(Error::Unsupported("not here".to_owned()))
+    }
+}
+
+struct OneWeight;
+
+impl Weights for OneWeight {
+    fn names(&self) -> Vec<String> {
+        vec!["w".to_owned()]
+    }
+    fn tensor(&self, name: &str) -> Result<Box<dyn StoredTensor>> {
+        assert_eq!(name, "w");
+        let layout = Layout::Dense(Dense {
+            rows: 1,
+            cols: 2,
+            dtype: DType::F32,
+        });
+        Ok(Box::new(OneTensor(
+            [1.5_f32, 2.5].iter().flat_map(|v| v.to_le_bytes()).collect(),
+            layout,
+        )))
+    }
+}
+
+#[test]
+fn a_plugin_lists_what_it_registered() {
+    let plugin = plugin();
+    assert_eq!(plugin.manifest().unwrap().name, "unit-test");
+    assert_eq!(plugin.schemes().unwrap()[0].id, "copy");
+    assert_eq!(plugin.backends().unwrap()[0].id, "echo");
+    assert!(matches!(
+        plugin.open_scheme("copies", &Options::none()),
+        Err(Error::NotFound(_))
+    ));
+    let misspelt = Options::parse("panic=true").unwrap();
+    assert!(matches!(
+        plugin.open_scheme("copy", &misspelt),
+        Err(Error::InvalidArgument(_))
+    ));
+}
+
+#[test]
+fn a_scheme_fills_the_hosts_buffers() {
+    let scheme = plugin().open_scheme("copy", &Options::none()).unwrap();
+    let layout = scheme.layout(2, 2, DType::BF16).unwrap();
+    let source = [1, 2, 3, 4, 5, 6, 7, 8];
+    let mut buffer = [0; 8];
+    let matrix = Matrix::new(&source, 2, 2, DType::BF16).unwrap();
+    scheme
+        .quantize(
+            matrix,
+            &layout,
+            &mut [&mut buffer],
+            CallContext::single_threaded(),
+        )
+        .unwrap();
+    assert_eq!(buffer, source);
+    let mut row = [0; 4];
+    let mut out = MatrixMut::new(&mut row, 1, 2, DType::BF16).unwrap();
+    scheme
+        .dequantize(&layout, &[&buffer], 1, &mut out, CallContext::single_threaded())
+        .unwrap();
+    assert_eq!(row, [5, 6, 7, 8]);
+}
+
+#[test]
+fn a_panic_becomes_an_error() {
+    let scheme = plugin()
+        .open_scheme("copy", &Options::parse("panics=true").unwrap())
+        .unwrap();
+    let layout = scheme.layout(1, 1, DType::F32).unwrap();
+    let source = Matrix::new(&[0; 4], 1, 1, DType::F32).unwrap();
+    let error = scheme
+        .quantize(source, &layout, &mut [&mut [0; 4]], CallContext { threads: 3 })
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Panic(text) if text.contains("on purpose, with 3 threads")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_backend_loads_the_hosts_weights_and_runs() {
+    let backend = plugin().open_backend("echo", &Options::none()).unwrap();
+    assert!(matches!(backend.devices(), Err(Error::NotFound(text)) if text == "no device on purpose"));
+    let layout = Layout::Dense(Dense {
+        rows: 1,
+        cols: 2,
+        dtype: DType::F32,
+    });
+    let execution = backend.negotiate("cpu", &layout, DType::F32).unwrap();
+    assert_eq!(execution.to_string(), "native: qbench.dense/1");
+    let mut model = backend
+        .load(LoadRequest {
+            config_json: "{}",
+            weights: Arc::new(OneWeight),
+            device: "cpu",
+            compute: DType::F32,
+            threads: 1,
+        })
+        .unwrap();
+    assert_eq!(model.info().unwrap().vocab_size, 7);
+    let (mut hidden, mut logits) = ([0.0], [0.0; 7]);
+    let mut output = ForwardOutput {
+        hidden: vec![LayerOutput {
+            layer: 0,
+            data: &mut hidden,
+        }],
+        pooled: Vec::new(),
+        logits: Some((LogitRows::Last, &mut logits)),
+    };
+    let batch = TokenBatch {
+        ids: &[4],
+        mask: &[1],
+        batch: 1,
+        length: 1,
+        cache: Cache::Start,
+    };
+    model.forward(batch, &mut output).unwrap();
+    assert_eq!((hidden[0], logits[0]), (5.5, 5.0));
+    assert_eq!(model.memory().unwrap().reserved, Some(3));
+    assert!(matches!(model.reset_peak_memory(), Err(Error::OutOfMemory(_))));
+}
