@@ -26,8 +26,14 @@ pub use weights::{StoredTensor, Weights};
 
 /// The other side of the bridge: what a program that *loads* plugins needs. Authors of plugins do not.
 pub mod host {
-    pub use crate::bridge::root::{LoadError, Plugin, open_root};
-    pub use qbench_abi as abi;
+    pub use crate::bridge::{
+        root::{LoadError, Plugin},
+        services::{LogSink, set_log_sink},
+    };
+    /// The symbol under which a plugin's library exports a [`Header`], with its final zero byte.
+    pub use qbench_abi::HEADER_SYMBOL;
+    /// What a plugin's library exports, as it is found there: not yet checked.
+    pub use qbench_abi::abi_stable::library::AbiHeaderRef as Header;
 }
 
 #[doc(hidden)]

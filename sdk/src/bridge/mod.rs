@@ -8,6 +8,7 @@ mod backend;
 mod convert;
 pub(crate) mod root;
 mod scheme;
+pub(crate) mod services;
 mod weights;
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 use qbench_abi::{
     AbiError, AbiResult, BackendBox, Extension, HostServices, PluginRoot, PluginRoot_Ref, SchemeBox,
     abi_stable::{
-        library::{LibHeader, LibraryError},
+        library::{AbiHeaderRef, LibraryError, RootModule},
         prefix_type::PrefixTypeTrait,
         std_types::{RNone, ROption, RResult, RStr, RString, RVec},
     },
 };
 
-use super::{backend, guard, scheme};
+use super::{backend, guard, scheme, services::host_services};
 use crate::{
     Backend, BackendEntry, Error, Options, PluginManifest, QuantScheme, Result, SchemeEntry, SchemeInfo,
     backend::BackendInfo, error::from_abi, log,
@@ -147,32 +147,6 @@ pub struct Plugin {
     root: PluginRoot_Ref,
 }
 
-/// Opens the plugin behind the header that a library exports as [`HEADER_SYMBOL`](qbench_abi::HEADER_SYMBOL).
-///
-/// # Errors
-/// [`LoadError`], the version compared before anything else.
-pub fn open_root(header: &'static LibHeader, services: HostServices) -> Result<Plugin, LoadError> {
-    let expected = <PluginRoot_Ref as qbench_abi::abi_stable::library::RootModule>::VERSION_STRINGS;
-    let found = header.version_strings();
-    if major(found.version.as_str()) != major(expected.version.as_str()) {
-        return Err(LoadError::Version {
-            expected: format!("{}.x", major(expected.version.as_str())),
-            found: found.version.to_string(),
-        });
-    }
-    let root = header
-        .init_root_module::<PluginRoot_Ref>()
-        .map_err(|error| match error {
-            LibraryError::AbiInstability(error) => LoadError::Layout {
-                expected: expected.version.to_string(),
-                details: first_differences(&error.to_string()),
-            },
-            other => LoadError::Header(first_differences(&other.to_string())),
-        })?;
-    from_abi((root.init())(services)).map_err(LoadError::Setup)?;
-    Ok(Plugin { root })
-}
-
 fn major(version: &str) -> &str {
     version.split('.').next().unwrap_or(version)
 }
@@ -193,6 +167,35 @@ fn first_differences(report: &str) -> String {
 }
 
 impl Plugin {
+    /// Opens the plugin behind the header that a library exports as [`HEADER_SYMBOL`](qbench_abi::HEADER_SYMBOL).
+    ///
+    /// # Errors
+    /// [`LoadError`]; the version is compared before anything else.
+    pub fn open(header: AbiHeaderRef) -> Result<Self, LoadError> {
+        let expected = PluginRoot_Ref::VERSION_STRINGS.version;
+        let header = header
+            .upgrade()
+            .map_err(|error| LoadError::Header(first_differences(&error.to_string())))?;
+        let found = header.version_strings().version;
+        if major(found.as_str()) != major(expected.as_str()) {
+            return Err(LoadError::Version {
+                expected: format!("{}.x", major(expected.as_str())),
+                found: found.to_string(),
+            });
+        }
+        let root = header
+            .init_root_module::<PluginRoot_Ref>()
+            .map_err(|error| match error {
+                LibraryError::AbiInstability(error) => LoadError::Layout {
+                    expected: expected.to_string(),
+                    details: first_differences(&error.to_string()),
+                },
+                other => LoadError::Header(first_differences(&other.to_string())),
+            })?;
+        from_abi((root.init())(host_services())).map_err(LoadError::Setup)?;
+        Ok(Self { root })
+    }
+
     /// What the plugin says of itself.
     ///
     /// # Errors

@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use qbench_abi::{
-    Extension, HostServices,
-    abi_stable::{
-        library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult},
-        std_types::{RNone, ROption, RStr, RString},
-    },
+use qbench_abi::abi_stable::{
+    library::{__call_root_module_loader, AbiHeaderRef, CheckTypeLayout, LibHeader, RootModuleResult},
+    std_types::RString,
 };
 
 use super::root;
@@ -134,27 +131,13 @@ extern "C" fn construct() -> RootModuleResult {
     __call_root_module_loader(|| root::root_module(manifest))
 }
 
-extern "C" fn log(_: u8, _: RStr<'_>, _: RStr<'_>) {}
-extern "C" fn log_enabled(_: u8) -> bool {
-    false
-}
-extern "C" fn no_extension(_: RStr<'_>) -> ROption<Extension> {
-    RNone
-}
-
 fn plugin() -> Plugin {
     // SAFETY: `construct` builds a module of the named type.
     static HEADER: LibHeader =
         unsafe { LibHeader::from_constructor::<qbench_abi::PluginRoot_Ref>(construct, CheckTypeLayout::Yes) };
-    root::open_root(
-        &HEADER,
-        HostServices {
-            log,
-            log_enabled,
-            extension: no_extension,
-        },
-    )
-    .unwrap()
+    let address: *const LibHeader = &raw const HEADER;
+    // SAFETY: a reference to a header is what a library's symbol resolves to; this is the address of one.
+    Plugin::open(unsafe { std::mem::transmute::<*const LibHeader, AbiHeaderRef>(address) }).unwrap()
 }
 
 struct OneTensor(Vec<u8>, Layout);
