@@ -5,5 +5,6 @@
 //! [`report`]. Nothing here loads a plugin, reads a command line or starts a thread of its own.
 
 pub mod data;
+pub mod quality;
 pub mod results;
 pub mod workload;

@@ -1,0 +1,20 @@
+//! What a mode does to a model's outputs, measured against the reference: pure functions, nothing is read or written.
+//!
+//! [`TokenAccumulator`] compares next-token distributions, [`LayerAccumulator`] pooled embeddings. Both take one
+//! sequence at a time, the reference's values first, and end in the rows of the record and in warnings. A value that
+//! is undefined (no finite logits, no bases) is NaN or `None`, never 0; values that are not finite are counted.
+
+mod checks;
+mod distribution;
+mod error;
+mod histogram;
+mod layers;
+mod logits;
+mod tokens;
+
+#[cfg(test)]
+mod test_values;
+
+pub use error::QualityError;
+pub use layers::{LayerAccumulator, LayerReport};
+pub use tokens::{TokenAccumulator, TokenReport};
