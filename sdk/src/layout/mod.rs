@@ -7,6 +7,7 @@
 //! [`decode`] is the reference that every kernel must agree with.
 
 mod decode;
+pub mod int8;
 
 pub use decode::decode;
 
@@ -140,10 +141,10 @@ pub enum Scale {
 /// (f32, 1).
 ///
 /// The activation side is part of the kind. For one call with input `X` (`tokens × cols`, all sequences together):
-/// `X` is rounded to f16; an element with `|x| ≥ threshold` is an outlier (none when the threshold is 0); its column,
-/// if there is more than one token, is multiplied in floating point with the dequantised weights; the rest is quantised
-/// a token at a time (`s = max |x|` without outliers, `q = round_half_even(x · f32(f32(1 / s) · 127))`), multiplied in
-/// integers, and scaled by `f32(s · scales[r]) · f32(1 / 127²)`. Source: bitsandbytes 0.50; Dettmers et al. 2022.
+/// `X` is rounded to f16; an element with `|x| ≥ threshold` is an outlier (none when the threshold is 0); its column is
+/// multiplied in floating point with the dequantised weights; the rest is quantised a token at a time (`s = max |x|`
+/// without outliers, `q = round_half_even(x · f32(f32(1 / s) · 127))`), multiplied in integers, and scaled by
+/// `f32(s · scales[r]) · f32(1 / 127²)`. [`int8`] is the reference. Source: bitsandbytes 0.50; Dettmers et al. 2022.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Int8Vectorwise {
     /// Output features.
