@@ -4,7 +4,11 @@
 //! [`data`] → [`workload`] → measured cells ([`measure`], [`quality`]) → [`results`] → [`analysis`] → [`figures`] and
 //! [`report`]. Nothing here loads a plugin, reads a command line or starts a thread of its own.
 
+pub mod analysis;
 pub mod data;
+pub mod figures;
+pub mod measure;
 pub mod quality;
+pub mod report;
 pub mod results;
 pub mod workload;

@@ -10,6 +10,7 @@ mod error;
 mod histogram;
 mod layers;
 mod logits;
+mod reference;
 mod tokens;
 
 #[cfg(test)]
@@ -17,4 +18,5 @@ mod test_values;
 
 pub use error::QualityError;
 pub use layers::{LayerAccumulator, LayerReport};
+pub use reference::{REFERENCE_LAYERS, Reference, ReferenceError, ReferenceWriter};
 pub use tokens::{TokenAccumulator, TokenReport};
