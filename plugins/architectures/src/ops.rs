@@ -1,0 +1,199 @@
+//! The operations that a backend implements.
+
+use qbench_sdk::{
+    Result, StoredTensor,
+    backend::{Execution, Memory, TokenBatch},
+};
+
+/// A weight as a backend holds it.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    /// The weight.
+    pub value: T,
+    /// Bytes held for it, those of a kept [`StoredTensor`] included.
+    pub bytes: u64,
+    /// How it is run.
+    pub execution: Execution,
+}
+
+/// One pass over a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'a> {
+    /// Tokens and mask; every id lies in the vocabulary and all lengths agree.
+    pub tokens: TokenBatch<'a>,
+    /// Positions that the cache holds already.
+    pub past: usize,
+    /// Cosines of the rotary angles of the positions `past .. past + length`, `[length, head_dim / 2]`.
+    pub cos: &'a [f32],
+    /// Their sines.
+    pub sin: &'a [f32],
+}
+
+/// Shape of an attention and what its queries see.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key-value heads; query head `h` uses `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Whether a position sees only itself and those before it.
+    pub causal: bool,
+    /// With `Some(w)`, position `p` sees no position up to `p - w`.
+    pub window: Option<usize>,
+}
+
+/// What a backend computes with: tensors on its device, and operations on them.
+///
+/// *Precision* is the type of dense weights and of the inputs of matrix products. Activations hold values of the
+/// precision: each operation computes in f32 (accumulation, norms, softmax, rotary tables) and rounds its result once.
+/// An implementation may fuse what lies behind one call and need not wait for a device.
+///
+/// All activations are `[batch · length, width]`, sequence after sequence. Rows of padding tokens go through every
+/// operation like the others; only keys at padding positions are hidden from attention.
+pub trait Ops: Send {
+    /// Activations.
+    type Tensor: Send;
+    /// A vector of weights: a norm's factors.
+    type Vector: Send;
+    /// A weight matrix with its optional bias, in any layout.
+    type Linear: Send;
+    /// Keys and values of one layer.
+    type Cache: Send;
+    /// What one pass needs on the device: ids, mask, rotary tables.
+    type Tokens: Send;
+
+    /// Takes over a vector, stored densely as a matrix of one row.
+    ///
+    /// # Errors
+    /// A layout or type that is no vector of floats, too little memory.
+    fn load_vector(&mut self, vector: Box<dyn StoredTensor>) -> Result<Loaded<Self::Vector>>;
+
+    /// Takes over a weight matrix and its bias.
+    ///
+    /// # Errors
+    /// A layout that the backend cannot run, too little memory.
+    fn load_linear(
+        &mut self,
+        weight: Box<dyn StoredTensor>,
+        bias: Option<Self::Vector>,
+    ) -> Result<Loaded<Self::Linear>>;
+
+    /// An empty cache for a layer and `batch` sequences.
+    ///
+    /// # Errors
+    /// Too little memory.
+    fn new_cache(&self, batch: usize, shape: &AttentionShape) -> Result<Self::Cache>;
+
+    /// Brings a pass's tokens to the device.
+    ///
+    /// # Errors
+    /// Too little memory, a fault of the device.
+    fn begin(&self, pass: &Pass<'_>) -> Result<Self::Tokens>;
+
+    /// The rows of `table` for the pass's ids.
+    ///
+    /// # Errors
+    /// Too little memory, a fault of the device; so for all operations below.
+    fn embed(&self, table: &Self::Linear, tokens: &Self::Tokens) -> Result<Self::Tensor>;
+
+    /// `x / sqrt(mean(x²) + eps) · weight`, row by row (Zhang and Sennrich 2019).
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn rms_norm(&self, x: &Self::Tensor, weight: &Self::Vector, eps: f32) -> Result<Self::Tensor>;
+
+    /// `x · Wᵀ + bias`.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn linear(&self, x: &Self::Tensor, weight: &Self::Linear) -> Result<Self::Tensor>;
+
+    /// Turns the heads of `x` (each `head_dim` wide) by the pass's angles: halves `a`, `b` of a head become
+    /// `a cos - b sin`, `b cos + a sin`.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn rope(&self, x: Self::Tensor, head_dim: usize, tokens: &Self::Tokens) -> Result<Self::Tensor>;
+
+    /// `softmax(scale · q kᵀ) v` for each head. A query that sees no key gives zeros. With a cache, `k` and `v` are
+    /// appended to it first and all that it holds is seen.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn attention(
+        &self,
+        q: Self::Tensor,
+        k: Self::Tensor,
+        v: Self::Tensor,
+        shape: &AttentionShape,
+        tokens: &Self::Tokens,
+        cache: Option<&mut Self::Cache>,
+    ) -> Result<Self::Tensor>;
+
+    /// `down(silu(gate(x)) · up(x))`.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn gated_mlp(
+        &self,
+        x: &Self::Tensor,
+        gate: &Self::Linear,
+        up: &Self::Linear,
+        down: &Self::Linear,
+    ) -> Result<Self::Tensor>;
+
+    /// `x + y`.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The last position of each sequence, `[batch, width]`.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn last_positions(&self, x: &Self::Tensor, tokens: &Self::Tokens) -> Result<Self::Tensor>;
+
+    /// Writes `x · Wᵀ + bias` as f32, not rounded to the precision: logits.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn project(&self, x: &Self::Tensor, weight: &Self::Linear, out: &mut [f32]) -> Result<()>;
+
+    /// Writes the mean over each sequence's tokens, padding left out, `[batch, width]`; zeros for a sequence of padding.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn mean_pool(&self, x: &Self::Tensor, tokens: &Self::Tokens, out: &mut [f32]) -> Result<()>;
+
+    /// Writes `x` as f32.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn copy_out(&self, x: &Self::Tensor, out: &mut [f32]) -> Result<()>;
+
+    /// Whether the same input gives the same bits each time.
+    fn deterministic(&self) -> bool;
+
+    /// Returns once the device has finished everything it was given.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Memory in use.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn memory(&self) -> Result<Memory>;
+
+    /// Starts a new peak from what is held now.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn reset_peak_memory(&self) -> Result<()>;
+}
