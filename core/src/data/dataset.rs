@@ -46,6 +46,11 @@ impl Dataset {
             path: path.to_owned(),
             source,
         };
+        if !path.metadata().map_err(io_error)?.is_file() {
+            // It is read twice, which a pipe does not allow.
+            let reason = "not a regular file; write a pipe's content to a file first";
+            return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
+        }
         let sha256 = sha256(path).map_err(io_error)?;
         let mut reader = decompressed(path).map_err(io_error)?;
         let start = reader.fill_buf().map_err(io_error)?;

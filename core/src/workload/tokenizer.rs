@@ -3,7 +3,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::{Encoding, PostProcessor, TruncationParams};
+use tokenizers::{PostProcessor, TruncationParams};
 
 use super::WorkloadError;
 
@@ -99,7 +99,7 @@ impl LimitedTokenizer {
         let encoding = self.0.encode(bases, true)?;
         Ok(TokenisedSequence {
             index,
-            bases: covered_bases(&encoding),
+            bases: covered_bases(encoding.get_offsets()),
             length_bp: bases.len(),
             truncated: !encoding.get_overflowing().is_empty(),
             ids: encoding.get_ids().to_vec(),
@@ -107,19 +107,14 @@ impl LimitedTokenizer {
     }
 }
 
-/// Bases under the kept tokens, each counted once also where tokens overlap (overlapping k-mers).
-fn covered_bases(encoding: &Encoding) -> usize {
+/// Bases under the kept tokens, each counted once also where tokens overlap (overlapping k-mers). The special tokens'
+/// offsets are empty, (0, 0).
+fn covered_bases(offsets: &[(usize, usize)]) -> usize {
     let mut covered = 0;
     let mut end_so_far = 0;
-    for (&(start, end), &special) in encoding
-        .get_offsets()
-        .iter()
-        .zip(encoding.get_special_tokens_mask())
-    {
-        if special == 0 {
-            covered += end.saturating_sub(start.max(end_so_far));
-            end_so_far = end_so_far.max(end);
-        }
+    for &(start, end) in offsets {
+        covered += end.saturating_sub(start.max(end_so_far));
+        end_so_far = end_so_far.max(end);
     }
     covered
 }
@@ -197,6 +192,12 @@ mod tests {
             .unwrap();
         assert_eq!(ambiguous.ids, [1, 678, 643, 8, 8, 678, 643, 2]);
         assert_eq!(ambiguous.bases, 10);
+    }
+
+    #[test]
+    fn overlapping_tokens_count_a_base_once() {
+        // [CLS], three overlapping 6-mers, a gap, [SEP].
+        assert_eq!(covered_bases(&[(0, 0), (0, 6), (1, 7), (2, 8), (10, 13), (0, 0)]), 11);
     }
 
     #[test]
