@@ -197,7 +197,10 @@ mod tests {
     #[test]
     fn overlapping_tokens_count_a_base_once() {
         // [CLS], three overlapping 6-mers, a gap, [SEP].
-        assert_eq!(covered_bases(&[(0, 0), (0, 6), (1, 7), (2, 8), (10, 13), (0, 0)]), 11);
+        assert_eq!(
+            covered_bases(&[(0, 0), (0, 6), (1, 7), (2, 8), (10, 13), (0, 0)]),
+            11
+        );
     }
 
     #[test]
