@@ -5,6 +5,7 @@
 //! [`report`]. Nothing here loads a plugin, reads a command line or starts a thread of its own.
 
 pub mod analysis;
+pub mod checkpoint;
 pub mod data;
 pub mod figures;
 pub mod measure;
