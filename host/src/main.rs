@@ -1,1 +1,7 @@
-fn main(){}
+//! `qbench`: see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    qbench::main()
+}

@@ -144,6 +144,7 @@ impl BenchmarkRow {
         let per_second = |count: f64| duration.map(|duration| count / duration);
         let gigabytes = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / GB);
         let joules = performance.energy_joules.and_then(positive);
+        let bases = performance.bases.map(|bases| bases as f64);
 
         self.commit.clone_from(&performance.commit);
         self.device_name.clone_from(&performance.device_name);
@@ -153,7 +154,7 @@ impl BenchmarkRow {
         self.driver.clone_from(&performance.driver);
         self.cuda.clone_from(&performance.cuda);
         self.torch.clone_from(&performance.library);
-        self.mean_bp = Some(performance.mean_bp);
+        self.mean_bp = performance.mean_bp;
         self.mean_tokens = Some(performance.mean_tokens);
         self.runs = Some(batches as u64);
         self.warmup = Some(performance.warmup_batches as u64);
@@ -172,12 +173,12 @@ impl BenchmarkRow {
         self.eff_tokens_per_TFLOP = quotient(self.tokens_per_s, self.TFLOPs_per_s);
         self.tokens_per_watt = quotient(self.tokens_per_s, self.avg_power_W);
 
-        self.bases_per_s = per_second(performance.bases as f64);
+        self.bases_per_s = bases.and_then(per_second);
         self.static_vram_GB = gigabytes(performance.static_bytes);
         self.duration_s = duration;
         self.total_seqs = Some(performance.sequences);
         self.total_tokens = Some(performance.tokens);
-        self.total_bases = Some(performance.bases);
+        self.total_bases = performance.bases;
         self.load_s = Some(performance.load_seconds);
         self.quantize_s = Some(performance.quantize_seconds);
         self.quantize_GB_per_s = quotient(
@@ -187,7 +188,7 @@ impl BenchmarkRow {
         self.tokenize_s = Some(performance.tokenize_seconds);
         self.flops_per_seq_exact = performance.flops_per_sequence_exact;
         self.J_per_token = quotient(joules, Some(performance.tokens as f64));
-        self.J_per_Mbp = quotient(joules, Some(performance.bases as f64 / 1e6));
+        self.J_per_Mbp = quotient(joules, bases.map(|bases| bases / 1e6));
         self.memory_measured_by
             .clone_from(&performance.memory_measured_by);
         self.energy_reason.clone_from(&performance.energy_reason);

@@ -136,10 +136,10 @@ pub struct Performance {
     pub sequences: u64,
     /// Tokens in the timed batches, padding left out.
     pub tokens: u64,
-    /// Bases that those tokens stand for.
-    pub bases: u64,
+    /// Bases that those tokens stand for; random tokens stand for none.
+    pub bases: Option<u64>,
     /// Mean length of a sequence in bases.
-    pub mean_bp: f64,
+    pub mean_bp: Option<f64>,
     /// Mean length of a sequence in tokens.
     pub mean_tokens: f64,
     /// Sequences that `--max-tokens` cut short.

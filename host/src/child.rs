@@ -1,0 +1,257 @@
+//! Child processes: plugin code runs in them and nowhere else.
+//!
+//! The program starts itself again with a job as a JSON file and waits for a result, a JSON file that the child writes
+//! and renames into place. How the child ended is judged by that file and by the wait status, never by the exit code
+//! alone: native code may end a process with any code at any time.
+
+use std::{
+    env, fs,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use qbench_core::results::Status;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The hidden command that a child is started with.
+pub const CHILD_COMMAND: &str = "__child";
+
+/// Lines of a child's standard error that a failure quotes.
+const QUOTED_LINES: usize = 4;
+
+/// What a child is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Verb {
+    /// List what a plugin file offers.
+    Scan,
+    /// Open a scheme with its options.
+    Check,
+    /// Run a cell.
+    Cell,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Scan => "scan",
+            Self::Check => "check",
+            Self::Cell => "cell",
+        }
+    }
+}
+
+/// Why a child left no result.
+#[derive(Clone, Debug)]
+pub struct ChildFailure {
+    pub status: Status,
+    pub reason: String,
+    /// Whether the child itself reported the error, rather than dying.
+    pub reported: bool,
+}
+
+impl ChildFailure {
+    fn died(status: Status, reason: String) -> Self {
+        Self {
+            status,
+            reason,
+            reported: false,
+        }
+    }
+}
+
+/// The result file of a child.
+#[derive(Serialize, Deserialize)]
+enum Report<R> {
+    Done(R),
+    Failed { status: Status, reason: String },
+}
+
+/// Runs `job` in a child and waits for its result, at most `limit` long.
+///
+/// # Errors
+/// How the child failed; a failure to start it is reported the same way.
+pub fn run<J: Serialize, R: DeserializeOwned>(
+    verb: Verb,
+    job: &J,
+    limit: Option<Duration>,
+) -> Result<R, ChildFailure> {
+    let could_not_start = |error: anyhow::Error| {
+        ChildFailure::died(
+            Status::Error,
+            format!("the worker process could not be started: {error:#}"),
+        )
+    };
+    let folder = tempfile::Builder::new()
+        .prefix("qbench-")
+        .tempdir()
+        .map_err(|e| could_not_start(e.into()))?;
+    let files = Files::new(folder.path());
+    let mut child = start(verb, job, &files).map_err(could_not_start)?;
+    let status = wait(&mut child, limit).map_err(|error| could_not_start(error.into()))?;
+    judge(status, limit, &files)
+}
+
+struct Files {
+    job: PathBuf,
+    result: PathBuf,
+    errors: PathBuf,
+}
+
+impl Files {
+    fn new(folder: &Path) -> Self {
+        Self {
+            job: folder.join("job.json"),
+            result: folder.join("result.json"),
+            errors: folder.join("stderr"),
+        }
+    }
+}
+
+fn start<J: Serialize>(verb: Verb, job: &J, files: &Files) -> Result<Child> {
+    fs::write(&files.job, serde_json::to_vec(job)?).context("write its job")?;
+    let errors = fs::File::create(&files.errors).context("create its log")?;
+    Command::new(env::current_exe().context("find this program")?)
+        .arg(CHILD_COMMAND)
+        .arg(verb.as_str())
+        .arg(&files.job)
+        .arg(&files.result)
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(errors.try_clone()?))
+        .stderr(Stdio::from(errors))
+        // A group of its own, so that whatever the plugin started ends with it.
+        .process_group(0)
+        .spawn()
+        .context("start this program again")
+}
+
+/// Waits for the child; `None` when it ran into the limit and was killed with all that it started.
+fn wait(child: &mut Child, limit: Option<Duration>) -> std::io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    let Some(limit) = limit else {
+        return child.wait().map(Some);
+    };
+    let mut pause = Duration::from_micros(200);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() >= limit {
+            kill_group(child);
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+fn kill_group(child: &mut Child) {
+    let group = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(group) = group {
+        // Fails only when every process of the group has ended by itself, which is as good.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
+fn judge<R: DeserializeOwned>(
+    status: Option<ExitStatus>,
+    limit: Option<Duration>,
+    files: &Files,
+) -> Result<R, ChildFailure> {
+    let Some(status) = status else {
+        let seconds = limit.unwrap_or_default().as_secs_f64();
+        return Err(ChildFailure::died(
+            Status::TimedOut,
+            format!("it ran longer than {seconds} s and was stopped"),
+        ));
+    };
+    let quoted = last_lines(&files.errors);
+    if let Some(signal) = status.signal() {
+        let name = signal_name(signal);
+        return Err(ChildFailure::died(
+            Status::Crashed,
+            format!("it died of signal {signal} ({name}){quoted}"),
+        ));
+    }
+    let report = fs::read(&files.result)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Report<R>>(&bytes).ok());
+    match report {
+        Some(Report::Done(result)) if status.success() => Ok(result),
+        Some(Report::Failed { status, reason }) => Err(ChildFailure {
+            status,
+            reason,
+            reported: true,
+        }),
+        _ => {
+            let code = status.code().unwrap_or_default();
+            let reason = format!("the process ended with exit code {code} without leaving a result{quoted}");
+            Err(ChildFailure::died(Status::NoResult, reason))
+        }
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        4 => "SIGILL, an instruction that this machine does not know",
+        6 => "SIGABRT, it gave itself up",
+        7 => "SIGBUS, a mapped file was cut short or memory failed",
+        8 => "SIGFPE",
+        9 => "SIGKILL, as the kernel sends when memory runs out",
+        11 => "SIGSEGV, it touched memory that is not its own",
+        15 => "SIGTERM, somebody stopped it",
+        _ => "see `kill -l`",
+    }
+}
+
+/// The end of a log in one line, ready to be appended to a sentence.
+fn last_lines(path: &Path) -> String {
+    let text = fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let quoted = lines[lines.len().saturating_sub(QUOTED_LINES)..].join(" / ");
+    if quoted.is_empty() {
+        String::new()
+    } else {
+        format!("; its last words: {quoted}")
+    }
+}
+
+/// An error inside the child, with the status of the cell that it belongs to.
+pub type ChildResult<R> = Result<R, (Status, anyhow::Error)>;
+
+/// The child's side: reads the job, does it, and leaves the result.
+///
+/// # Errors
+/// The job cannot be read or the result cannot be written.
+pub fn serve<J: DeserializeOwned, R: Serialize>(
+    job: &Path,
+    result: &Path,
+    body: impl FnOnce(J) -> ChildResult<R>,
+) -> Result<()> {
+    // The parent may be killed at any moment; a child that outlived it would go on using the machine unseen.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    let job = serde_json::from_slice(&fs::read(job)?)?;
+    let report = match body(job) {
+        Ok(result) => Report::Done(result),
+        Err((status, error)) => Report::Failed {
+            status,
+            reason: format!("{error:#}"),
+        },
+    };
+    let unfinished = result.with_extension("part");
+    fs::write(&unfinished, serde_json::to_vec(&report)?)?;
+    fs::rename(unfinished, result)?;
+    Ok(())
+}

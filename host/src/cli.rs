@@ -1,0 +1,237 @@
+//! The command line as it is typed. What it means is decided in [`crate::run::Plan`] and in the commands.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use qbench_sdk::DType;
+
+use crate::child::{CHILD_COMMAND, Verb};
+
+/// Benchmark of quantised genomic language models: speed, memory, energy, and what it does to the biology.
+///
+/// `qbench --plugin nf4_double` runs one mode beside `standard`; `qbench run` runs all five.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Measure and evaluate modes on a model, then analyse and draw.
+    Run(Box<RunArgs>),
+    /// Make tables, figures and the report from a results directory, also one of the original Python system.
+    Analyze(AnalyzeArgs),
+    /// What plugins there are.
+    #[command(subcommand)]
+    Plugin(PluginCommand),
+    /// Quantise a model and write it in bitsandbytes' format, which transformers loads.
+    Quantize(QuantizeArgs),
+    /// What this machine offers, what is missing, and why.
+    Doctor(PluginDirArgs),
+    /// A child process of this program.
+    #[command(name = CHILD_COMMAND, hide = true)]
+    Child {
+        verb: Verb,
+        job: PathBuf,
+        result: PathBuf,
+    },
+}
+
+/// How much is said, and in which form.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OutputArgs {
+    /// Say nothing but errors and the result.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more: -v what happens, -vv everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct PluginDirArgs {
+    /// Directory to look for plugins in, before the standard ones; repeatable.
+    #[arg(long, value_name = "DIR")]
+    pub plugin_dir: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Mode to run beside `standard` (`nf4_double`, `8bit:threshold=5`), or a plugin file whose modes all run; repeatable.
+    #[arg(long, value_name = "MODE|FILE")]
+    pub plugin: Vec<String>,
+    #[command(flatten)]
+    pub plugin_dirs: PluginDirArgs,
+    /// Modes to run [default: standard 8bit 4bit_nf4 4bit_fp4 4bit_nf4_double].
+    #[arg(long, value_name = "MODE", num_args = 1.., value_delimiter = ' ')]
+    pub modes: Vec<String>,
+    /// Backend that runs the model.
+    #[arg(long, default_value = "cpu")]
+    pub backend: String,
+    /// Device, as `qbench plugin list` names it [default: the backend's first].
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Type of dense weights and of the inputs of matrix products [default: float32 on a CPU, bfloat16 elsewhere].
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// Model: a Hugging Face directory, a hub id in the local cache, or synthetic:CONFIG.json [default: go-mini-12m].
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// Sequences: CSV or TSV with the columns genome_id and seq, or FASTA, each plain or gzip [default: 26 fragments of
+    /// 13 species].
+    #[arg(long, visible_alias = "csv", value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Cut sequences to this many bases; one condition a value.
+    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', group = "condition")]
+    pub truncate_bp: Vec<usize>,
+    /// Cut sequences to this many tokens; one condition a value.
+    #[arg(long, value_name = "TOKENS", num_args = 1.., value_delimiter = ',', group = "condition")]
+    pub truncate_tokens: Vec<usize>,
+    /// Sort sequences into bins of about this many bases; one condition a value.
+    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', group = "condition")]
+    pub bins: Vec<usize>,
+    /// Longest sequence in tokens, [CLS] and [SEP] included [default: the model's limit].
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(3..))]
+    pub max_tokens: Option<u32>,
+    /// Sequences a condition at most.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
+    pub samples_per_cond: usize,
+    /// Sequences a call.
+    #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_value = "4")]
+    pub batch_sizes: Vec<NonZeroUsize>,
+    /// Batches that run before the timed ones.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub warmup: usize,
+    /// Times that each cell runs, in a fresh process each.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    pub num_repeats: usize,
+    /// Timed batches a cell at most.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub max_batches: Option<usize>,
+    /// Seed of everything that is drawn.
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// Threads of the backend [default: all cores].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+    /// Weights that are not quantised, by name with wildcards; repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub skip: Vec<String>,
+    /// Quantise these weights only, by name with wildcards; repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// Do not evaluate quality.
+    #[arg(long)]
+    pub skip_quality: bool,
+    /// Keep the reference's logits in OUTDIR.
+    #[arg(long)]
+    pub keep_reference: bool,
+    /// Where results go.
+    #[arg(long, value_name = "DIR", default_value = "./results")]
+    pub outdir: PathBuf,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(value) => Ok(value),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct AnalyzeArgs {
+    /// Directory with benchmark_*.csv or performance_metrics.csv.
+    #[arg(long, value_name = "DIR", default_value = "./results")]
+    pub results_dir: PathBuf,
+    /// Where tables, figures and the report go [default: RESULTS_DIR/analysis].
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
+    /// Leave quality tables and figures out.
+    #[arg(long)]
+    pub skip_quality: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PluginCommand {
+    /// List plugins, where each was found, what it offers, and why a file was refused.
+    List(PluginListArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PluginListArgs {
+    #[command(flatten)]
+    pub plugin_dirs: PluginDirArgs,
+    /// A plugin file to look at besides; repeatable.
+    #[arg(long, value_name = "FILE")]
+    pub plugin: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct QuantizeArgs {
+    /// A Hugging Face directory or a hub id in the local cache; config.json and weights are enough.
+    #[arg(value_name = "MODEL_DIR")]
+    pub model: String,
+    /// Mode to quantise with.
+    #[arg(long)]
+    pub mode: String,
+    /// Directory to write.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub plugin_dirs: PluginDirArgs,
+    /// Weights that are not quantised, by name with wildcards; repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub skip: Vec<String>,
+    /// Quantise these weights only, by name with wildcards; repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub only: Vec<String>,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+}
+
+/// The precision of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    #[value(alias = "f32")]
+    Float32,
+    #[value(alias = "f16")]
+    Float16,
+    #[value(alias = "bf16")]
+    Bfloat16,
+}
+
+impl Precision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Float32 => DType::F32,
+            Self::Float16 => DType::F16,
+            Self::Bfloat16 => DType::BF16,
+        }
+    }
+}
+
+/// The name of a precision in tables.
+pub fn precision_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "float32",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        DType::I8 | DType::U8 => "integer",
+    }
+}

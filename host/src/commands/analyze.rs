@@ -1,0 +1,50 @@
+//! `qbench analyze`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use qbench_core::analysis::{AnalysisOptions, AnalysisSummary, analyze as analyze_results};
+use serde_json::json;
+
+use crate::{
+    cli::{AnalyzeArgs, OutputArgs},
+    failure::usage,
+    printer,
+};
+
+pub(super) fn analyze(arguments: &AnalyzeArgs, output: &OutputArgs) -> Result<ExitCode> {
+    let output_dir = arguments
+        .output_dir
+        .clone()
+        .unwrap_or_else(|| arguments.results_dir.join("analysis"));
+    let options = AnalysisOptions {
+        skip_quality: arguments.skip_quality,
+    };
+    let summary = analyze_results(&arguments.results_dir, &output_dir, options).map_err(usage)?;
+    if output.json {
+        printer::json(&json!({
+            "schema": "qbench.analysis/1",
+            "output_dir": output_dir,
+            "files": summary.files,
+            "warnings": summary.warnings,
+        }))?;
+    } else {
+        print_summary(&summary, output);
+        printer::out(&format!(
+            "{} files in {}",
+            summary.files.len(),
+            output_dir.display()
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The main numbers on standard output, doubts on standard error.
+pub(super) fn print_summary(summary: &AnalysisSummary, output: &OutputArgs) {
+    printer::out(summary.overview.trim_end());
+    if !output.quiet {
+        for warning in &summary.warnings {
+            printer::note(&format!("warning: {warning}"));
+        }
+    }
+}

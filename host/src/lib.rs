@@ -1,0 +1,81 @@
+//! The host: discovers plugins, runs each cell in a process of its own, keeps what they measured.
+//!
+//! The program `qbench` is [`main`]; the rest is public for tests that look inside.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::missing_errors_doc,
+    reason = "the host is a program; its library exists for the program and for tests"
+)]
+
+mod child;
+mod cli;
+mod commands;
+mod failure;
+mod hash;
+pub mod plugins;
+mod printer;
+mod run;
+mod share;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use qbench_sdk::{
+    host::{LogSink, set_log_sink},
+    log::Level,
+};
+use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each belongs.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                failure::USAGE
+            } else {
+                failure::OK
+            });
+        }
+    };
+    start_log(cli.output.verbose);
+    match commands::dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            printer::note(&format!("error: {error:#}"));
+            failure::exit_code(&error)
+        }
+    }
+}
+
+fn start_log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("QBENCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(true)
+        .finish()
+        .init();
+    set_log_sink(LogSink {
+        enabled: |_| true,
+        write: log_of_a_plugin,
+    });
+}
+
+fn log_of_a_plugin(level: Level, target: &str, message: &str) {
+    match level {
+        Level::Error => tracing::error!(target: "plugin", plugin = target, "{message}"),
+        Level::Warning => tracing::warn!(target: "plugin", plugin = target, "{message}"),
+        Level::Info => tracing::info!(target: "plugin", plugin = target, "{message}"),
+        Level::Debug => tracing::debug!(target: "plugin", plugin = target, "{message}"),
+    }
+}

@@ -1,0 +1,14 @@
+//! Plugins as files: where they are looked for, what each offers, and how one is loaded.
+//!
+//! The host never opens a plugin in its own process: [`Registry::discover`] asks a child process what a file offers,
+//! and cells run in workers. A file that crashes, hangs or exits while it is opened takes nothing with it.
+
+mod load;
+mod registry;
+mod scan;
+mod search;
+
+pub use load::load;
+pub use registry::{BackendChoice, PluginFile, Refused, Registry, SchemeChoice, split_mode};
+pub use scan::{check_in_this_process, check_options, scan_in_this_process};
+pub use search::{PLUGIN_PATH_VARIABLE, SearchPath, executable_directory, standard_directories};

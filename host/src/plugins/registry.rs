@@ -1,0 +1,251 @@
+//! What the plugins that were found offer.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use qbench_sdk::{
+    Options, SchemeInfo,
+    backend::{BackendInfo, DeviceInfo},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    scan::{Offer, scan},
+    search::{SearchPath, check_permissions},
+};
+use crate::{failure::usage, hash::sha256_of_file};
+
+/// A file that is a plugin.
+#[derive(Clone, Debug, Serialize)]
+pub struct PluginFile {
+    pub path: PathBuf,
+    pub sha256: String,
+    /// Whether the user named the file itself; its ids then win over those of files that were found.
+    pub named: bool,
+    #[serde(flatten)]
+    pub offer: Offer,
+}
+
+/// A file that is none, and why.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refused {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// All plugins that were found.
+#[derive(Debug, Default, Serialize)]
+pub struct Registry {
+    pub files: Vec<PluginFile>,
+    pub refused: Vec<Refused>,
+}
+
+/// A mode that the user chose: a scheme of a file, with options.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemeChoice {
+    /// Id and options as tables show them.
+    pub mode: String,
+    pub id: String,
+    pub options: Options,
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
+/// A backend that the user chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendChoice {
+    pub info: BackendInfo,
+    pub options: Options,
+    pub path: PathBuf,
+    pub sha256: String,
+}
+
+/// Splits `name:key=value,key=value` into the name and its options.
+///
+/// # Errors
+/// Options that do not parse.
+pub fn split_mode(text: &str) -> Result<(&str, Options)> {
+    let (name, options) = text.split_once(':').unwrap_or((text, ""));
+    let options = Options::parse(options)
+        .with_context(|| format!("mode `{text}`"))
+        .map_err(usage)?;
+    Ok((name, options))
+}
+
+impl Registry {
+    /// Looks at every candidate of `search`; with `devices`, backends look for devices too.
+    ///
+    /// # Errors
+    /// A file or directory that the user named and that cannot be used. Other files that cannot be used are listed as
+    /// refused.
+    pub fn discover(search: &SearchPath, devices: bool) -> Result<Self> {
+        let mut registry = Self::default();
+        for candidate in search.candidates().map_err(usage)? {
+            match examine(&candidate.path, candidate.named, devices) {
+                // The same file twice counts once; the first place wins.
+                Ok(file) if registry.files.iter().any(|known| known.sha256 == file.sha256) => {}
+                Ok(file) => registry.files.push(file),
+                Err(error) if candidate.named => {
+                    return Err(error.context(format!("plugin {}", candidate.path.display())));
+                }
+                Err(error) => {
+                    registry.refused.push(Refused {
+                        path: candidate.path,
+                        reason: format!("{error:#}"),
+                    });
+                }
+            }
+        }
+        Ok(registry)
+    }
+
+    /// The scheme that a mode's name or alias stands for, with its options.
+    ///
+    /// # Errors
+    /// An unknown name (with those that are known), or two different files that offer it.
+    pub fn scheme(&self, text: &str) -> Result<SchemeChoice> {
+        let (name, options) = split_mode(text)?;
+        let matches = |file: &PluginFile| {
+            let names =
+                |info: &&SchemeInfo| info.id == name || info.aliases.iter().any(|alias| alias == name);
+            file.offer.schemes.iter().find(names).cloned()
+        };
+        let (file, info) = self.find(matches, "mode", name, &self.known_modes())?;
+        Ok(choice(file, &info, options))
+    }
+
+    /// All schemes of the file at `path`, which must have been named in the search.
+    ///
+    /// # Errors
+    /// A file without schemes.
+    pub fn schemes_of(&self, path: &Path) -> Result<Vec<SchemeChoice>> {
+        let real = path
+            .canonicalize()
+            .with_context(|| format!("plugin {}", path.display()))
+            .map_err(usage)?;
+        let hash = sha256_of_file(&real)?;
+        let Some(file) = self.files.iter().find(|file| file.sha256 == hash) else {
+            bail!("plugin {}: it changed while it was looked at", path.display());
+        };
+        if file.offer.schemes.is_empty() {
+            return Err(usage(anyhow::anyhow!(
+                "plugin {}: it offers no quantisation scheme",
+                path.display()
+            )));
+        }
+        Ok(file
+            .offer
+            .schemes
+            .iter()
+            .map(|info| choice(file, info, Options::none()))
+            .collect())
+    }
+
+    /// The backend of that id.
+    ///
+    /// # Errors
+    /// An unknown id (with those that are known), or two different files that offer it.
+    pub fn backend(&self, text: &str) -> Result<BackendChoice> {
+        let (name, options) = split_mode(text)?;
+        let matches = |file: &PluginFile| file.offer.backends.iter().find(|info| info.id == name).cloned();
+        let known = self
+            .files
+            .iter()
+            .flat_map(|file| &file.offer.backends)
+            .map(|info| info.id.clone())
+            .collect();
+        let (file, info) = self.find(matches, "backend", name, &known)?;
+        Ok(BackendChoice {
+            info,
+            options,
+            path: file.path.clone(),
+            sha256: file.sha256.clone(),
+        })
+    }
+
+    /// The devices that a backend reported, if it was asked.
+    pub fn devices(&self, backend: &BackendChoice) -> Option<&Result<Vec<DeviceInfo>, String>> {
+        let file = self.files.iter().find(|file| file.sha256 == backend.sha256)?;
+        file.offer
+            .devices
+            .iter()
+            .find(|report| report.backend == backend.info.id)
+            .map(|report| &report.devices)
+    }
+
+    fn known_modes(&self) -> BTreeSet<String> {
+        let schemes = self.files.iter().flat_map(|file| &file.offer.schemes);
+        schemes
+            .flat_map(|info| std::iter::once(&info.id).chain(&info.aliases))
+            .cloned()
+            .collect()
+    }
+
+    /// The one file that offers what is looked for; files that the user named come first.
+    fn find<T>(
+        &self,
+        matches: impl Fn(&PluginFile) -> Option<T>,
+        what: &str,
+        name: &str,
+        known: &BTreeSet<String>,
+    ) -> Result<(&PluginFile, T)> {
+        for named in [true, false] {
+            let mut found = self
+                .files
+                .iter()
+                .filter(|file| file.named == named)
+                .filter_map(|file| matches(file).map(|info| (file, info)));
+            match (found.next(), found.next()) {
+                (None, _) => {}
+                (Some(only), None) => return Ok(only),
+                (Some((first, _)), Some((second, _))) => {
+                    return Err(usage(anyhow::anyhow!(
+                        "{what} `{name}` is offered by two different files: {} and {}; remove one, or name the one \
+                         you mean with --plugin",
+                        first.path.display(),
+                        second.path.display()
+                    )));
+                }
+            }
+        }
+        let known = if known.is_empty() {
+            "no plugin was found (`qbench plugin list` says where they are looked for)".to_owned()
+        } else {
+            format!(
+                "there are: {}",
+                known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+            )
+        };
+        Err(usage(anyhow::anyhow!("unknown {what} `{name}`; {known}")))
+    }
+}
+
+fn examine(path: &Path, named: bool, devices: bool) -> Result<PluginFile> {
+    check_permissions(path)?;
+    let path = path.canonicalize().context("the file cannot be opened")?;
+    let offer = scan(&path, devices)?;
+    Ok(PluginFile {
+        sha256: sha256_of_file(&path)?,
+        path,
+        named,
+        offer,
+    })
+}
+
+fn choice(file: &PluginFile, info: &SchemeInfo, options: Options) -> SchemeChoice {
+    let mode = if options.is_empty() {
+        info.id.clone()
+    } else {
+        format!("{}:{options}", info.id)
+    };
+    SchemeChoice {
+        mode,
+        id: info.id.clone(),
+        options,
+        path: file.path.clone(),
+        sha256: file.sha256.clone(),
+    }
+}

@@ -1,0 +1,11 @@
+//! A run: a plan, its cells one after the other, and what they leave behind.
+
+mod outdir;
+mod plan;
+mod progress;
+mod schedule;
+
+pub use outdir::OutDir;
+pub use plan::{Plan, all_cores, is_file_name};
+pub use progress::Progress;
+pub use schedule::{PlannedCell, QualityGroup, Schedule, quality_cell};

@@ -1,0 +1,141 @@
+//! The results directory of a run.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow};
+use qbench_core::results::{Journal, Record, read_journal, write_benchmark};
+use serde_json::Value;
+
+use super::Plan;
+use crate::failure::usage;
+
+/// The resolved plan of the latest run.
+const PLAN_FILE: &str = "run.json";
+/// Held while a run writes.
+const LOCK_FILE: &str = ".lock";
+/// The outputs of the reference, while they are needed.
+const REFERENCE_DIRECTORY: &str = "reference";
+/// What a run writes; moved away together when another configuration follows.
+const OURS: [&str; 4] = ["cells.jsonl", PLAN_FILE, "analysis", REFERENCE_DIRECTORY];
+
+/// A results directory, locked for this run.
+pub struct OutDir {
+    path: PathBuf,
+    journal: Journal,
+    timestamp: String,
+    plan: Value,
+    _lock: File,
+}
+
+impl OutDir {
+    /// Makes `path` ready for `plan`: creates and locks it, and moves results of another configuration into a
+    /// subdirectory. Returns where they went.
+    ///
+    /// # Errors
+    /// A directory that cannot be written, or that another run is writing.
+    pub fn open(path: &Path, plan: &Plan, timestamp: &str) -> Result<(Self, Option<PathBuf>)> {
+        let unwritable = || format!("cannot write results into {}", path.display());
+        fs::create_dir_all(path).with_context(unwritable).map_err(usage)?;
+        let lock = File::create(path.join(LOCK_FILE))
+            .with_context(unwritable)
+            .map_err(usage)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(usage(anyhow!(
+                    "another run is writing into {}: wait for it, or choose another --outdir",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(error)) => return Err(usage(error).context(unwritable())),
+        }
+        let plan = serde_json::to_value(plan)?;
+        let moved = move_other_results(path, &plan, timestamp).with_context(unwritable)?;
+        write_json(&path.join(PLAN_FILE), &plan)
+            .with_context(unwritable)
+            .map_err(usage)?;
+        let journal = Journal::open(path)?;
+        let this = Self {
+            path: path.canonicalize()?,
+            journal,
+            timestamp: timestamp.to_owned(),
+            plan,
+            _lock: lock,
+        };
+        Ok((this, moved))
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where tables, figures and the report go.
+    pub fn analysis(&self) -> PathBuf {
+        self.path.join("analysis")
+    }
+
+    /// Where references are kept while they are needed.
+    pub fn reference(&self) -> PathBuf {
+        self.path.join(REFERENCE_DIRECTORY)
+    }
+
+    /// Keeps a finished cell, and brings the benchmark table up to date.
+    ///
+    /// # Errors
+    /// A full or read-only disk.
+    pub fn keep(&mut self, record: &Record) -> Result<()> {
+        self.journal.append(record)?;
+        self.write_table()
+    }
+
+    /// Writes the benchmark table from the journal.
+    ///
+    /// # Errors
+    /// A full or read-only disk, a damaged journal.
+    pub fn write_table(&self) -> Result<()> {
+        let contents = read_journal(&self.path)?;
+        let performance = contents.records.iter().any(|record| record.performance.is_some());
+        if performance || contents.records.iter().any(|record| !record.reason.is_empty()) {
+            write_benchmark(&self.path, &self.timestamp, &contents.records, &self.plan)?;
+        }
+        Ok(())
+    }
+}
+
+/// Results that were made with another configuration are moved away: tables must not mix them.
+fn move_other_results(path: &Path, plan: &Value, timestamp: &str) -> Result<Option<PathBuf>> {
+    let Ok(bytes) = fs::read(path.join(PLAN_FILE)) else {
+        return Ok(None);
+    };
+    let same = serde_json::from_slice::<Value>(&bytes)
+        .is_ok_and(|previous| previous.get("configuration") == plan.get("configuration"));
+    if same {
+        return Ok(None);
+    }
+    let target = path.join(format!("previous-{timestamp}"));
+    fs::create_dir_all(&target)?;
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let ours = name
+            .to_str()
+            .is_some_and(|name| OURS.contains(&name) || name.starts_with("benchmark_"));
+        if ours {
+            fs::rename(path.join(&name), target.join(&name))?;
+        }
+    }
+    Ok(Some(target))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    let unfinished = path.with_extension("json.part");
+    let mut file = File::create(&unfinished)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.write_all(b"\n")?;
+    fs::rename(unfinished, path)?;
+    Ok(())
+}

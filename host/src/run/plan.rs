@@ -1,0 +1,289 @@
+//! What a run does: the command line with everything looked up, checked and decided.
+
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use qbench_core::{
+    checkpoint::{Checkpoint, ModelSource, ModulePolicy},
+    data::Dataset,
+    workload::Condition,
+};
+use qbench_sdk::{DType, backend::DeviceInfo};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    cli::{RunArgs, precision_name},
+    failure::usage,
+    plugins::{BackendChoice, Registry, SchemeChoice},
+    share,
+    worker::DataSource,
+};
+
+/// The mode that everything is compared with.
+pub const REFERENCE_MODE: &str = "standard";
+
+/// The modes of `qbench run`, in the order in which tables show them.
+const DEFAULT_MODES: [&str; 5] = [REFERENCE_MODE, "8bit", "4bit_nf4", "4bit_fp4", "4bit_nf4_double"];
+
+/// A run, resolved. Written into the results directory as it is.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// What all cells share; results of another configuration are not mixed with these.
+    pub configuration: Configuration,
+    pub modes: Vec<SchemeChoice>,
+    /// The scheme of the reference.
+    pub reference: SchemeChoice,
+    pub conditions: Vec<String>,
+    pub batch_sizes: Vec<NonZeroUsize>,
+    pub repeats: usize,
+    pub warmup: usize,
+    pub max_batches: Option<usize>,
+    pub evaluate_quality: bool,
+    pub keep_reference: bool,
+}
+
+/// What all cells of a run share.
+#[derive(Clone, Debug, Serialize)]
+pub struct Configuration {
+    /// The model as workers open it.
+    pub model: String,
+    /// The hub's revision of it; empty for other models.
+    pub commit: String,
+    /// The model as tables show it.
+    pub model_label: String,
+    /// SHA-256 over the model's files.
+    pub model_sha256: String,
+    pub synthetic: bool,
+    pub data: DataSource,
+    pub data_sha256: String,
+    /// Sequences of the data set that take part.
+    pub sequences: usize,
+    pub backend: BackendChoice,
+    pub device: DeviceInfo,
+    #[serde(serialize_with = "serialize_precision")]
+    pub precision: DType,
+    pub bins: Vec<usize>,
+    pub samples_per_condition: usize,
+    pub max_tokens: Option<usize>,
+    pub threads: usize,
+    pub seed: u64,
+    pub skip: Vec<String>,
+    pub only: Vec<String>,
+}
+
+fn serialize_precision<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(precision_name(*dtype))
+}
+
+impl Plan {
+    /// Looks everything up.
+    ///
+    /// # Errors
+    /// Whatever the user asked for that is not there or cannot be; nothing has been written or run by then.
+    pub fn resolve(arguments: &RunArgs, registry: &Registry) -> Result<Self> {
+        let modes = modes(arguments, registry)?;
+        let backend = registry.backend(&arguments.backend)?;
+        let device = device(arguments, registry, &backend)?;
+        let precision = precision(arguments, &backend, &device)?;
+        ModulePolicy::new(&arguments.skip, &arguments.only).map_err(usage)?;
+
+        let source = match &arguments.model {
+            Some(text) => ModelSource::resolve(text),
+            None => ModelSource::resolve(&share::default_model()?.to_string_lossy()),
+        }
+        .map_err(usage)?;
+        let checkpoint = source.open(arguments.seed).map_err(usage)?;
+        check_architecture(&checkpoint, &backend)?;
+        let (data, dataset) = data(arguments)?;
+
+        let configuration = Configuration {
+            model: argument(&source),
+            commit: source.commit().to_owned(),
+            model_label: source.label(),
+            model_sha256: checkpoint.fingerprint().to_owned(),
+            synthetic: checkpoint.is_synthetic(),
+            data,
+            sequences: dataset.sequences.len(),
+            data_sha256: dataset.sha256,
+            backend,
+            device,
+            precision,
+            bins: arguments.bins.clone(),
+            samples_per_condition: arguments.samples_per_cond,
+            max_tokens: arguments.max_tokens.map(|tokens| tokens as usize),
+            threads: arguments.threads.unwrap_or_else(all_cores),
+            seed: arguments.seed,
+            skip: arguments.skip.clone(),
+            only: arguments.only.clone(),
+        };
+        Ok(Self {
+            reference: registry.scheme(REFERENCE_MODE)?,
+            conditions: conditions(arguments).iter().map(Condition::to_string).collect(),
+            batch_sizes: arguments.batch_sizes.clone(),
+            repeats: arguments.num_repeats,
+            warmup: arguments.warmup,
+            max_batches: arguments.max_batches,
+            evaluate_quality: !arguments.skip_quality,
+            keep_reference: arguments.keep_reference,
+            configuration,
+            modes,
+        })
+    }
+}
+
+/// The model as a worker, whose working directory may differ, opens it again.
+fn argument(source: &ModelSource) -> String {
+    let absolute = |path: &Path| {
+        path.canonicalize()
+            .unwrap_or_else(|_| path.to_owned())
+            .display()
+            .to_string()
+    };
+    match source {
+        ModelSource::Directory(path) => absolute(path),
+        ModelSource::Hub { id, .. } => id.clone(),
+        ModelSource::Synthetic(config) => format!("synthetic:{}", absolute(config)),
+    }
+}
+
+/// All cores that this process may use.
+pub fn all_cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The modes to run, `standard` among them: with `--plugin` those beside it, else those of `--modes`.
+fn modes(arguments: &RunArgs, registry: &Registry) -> Result<Vec<SchemeChoice>> {
+    let mut modes = vec![registry.scheme(REFERENCE_MODE)?];
+    let names: Vec<&str> = if arguments.plugin.is_empty() && arguments.modes.is_empty() {
+        DEFAULT_MODES.to_vec()
+    } else {
+        arguments.modes.iter().map(String::as_str).collect()
+    };
+    for name in names {
+        modes.push(registry.scheme(name)?);
+    }
+    for text in &arguments.plugin {
+        if is_file_name(text) {
+            modes.extend(registry.schemes_of(&PathBuf::from(text))?);
+        } else {
+            modes.push(registry.scheme(text)?);
+        }
+    }
+    let mut seen = Vec::new();
+    modes.retain(|choice| {
+        let new = !seen.contains(&choice.mode);
+        seen.push(choice.mode.clone());
+        new
+    });
+    Ok(modes)
+}
+
+/// Whether a value of `--plugin` names a file rather than a mode.
+pub fn is_file_name(text: &str) -> bool {
+    text.contains('/') || text.ends_with(".so")
+}
+
+fn device(arguments: &RunArgs, registry: &Registry, backend: &BackendChoice) -> Result<DeviceInfo> {
+    let id = &backend.info.id;
+    let devices = match registry.devices(backend) {
+        Some(Ok(devices)) => devices.clone(),
+        Some(Err(reason)) => return Err(usage(anyhow!("backend `{id}` has no device: {reason}"))),
+        None => bail!("backend `{id}` was not asked for its devices"),
+    };
+    let ids: Vec<String> = devices.iter().map(|device| device.id.clone()).collect();
+    let chosen = match &arguments.device {
+        Some(asked) => devices.into_iter().find(|device| device.id == *asked),
+        None => devices.into_iter().next(),
+    };
+    chosen.ok_or_else(|| {
+        let asked = arguments.device.as_deref().unwrap_or("any");
+        usage(anyhow!(
+            "backend `{id}` has no device `{asked}`; there are: {}",
+            ids.join(", ")
+        ))
+    })
+}
+
+fn precision(arguments: &RunArgs, backend: &BackendChoice, device: &DeviceInfo) -> Result<DType> {
+    let dtype = match arguments.precision {
+        Some(precision) => precision.dtype(),
+        None if device.id.starts_with("cpu") => DType::F32,
+        None => DType::BF16,
+    };
+    if backend.info.precisions.contains(&dtype) {
+        return Ok(dtype);
+    }
+    let known: Vec<&str> = backend
+        .info
+        .precisions
+        .iter()
+        .map(|dtype| precision_name(*dtype))
+        .collect();
+    Err(usage(anyhow!(
+        "backend `{}` does not compute in {}; it knows: {}",
+        backend.info.id,
+        precision_name(dtype),
+        known.join(", ")
+    )))
+}
+
+fn check_architecture(checkpoint: &Checkpoint, backend: &BackendChoice) -> Result<()> {
+    let known = &backend.info.architectures;
+    let model_type = checkpoint.config().get("model_type").and_then(Value::as_str);
+    if model_type.is_some_and(|model_type| known.iter().any(|name| name == model_type)) {
+        return Ok(());
+    }
+    Err(usage(anyhow!(
+        "{}: model_type {} is not one that backend `{}` runs; it runs: {}",
+        checkpoint.config_path().display(),
+        model_type.map_or("(none)".to_owned(), |name| format!("`{name}`")),
+        backend.info.id,
+        known.join(", ")
+    )))
+}
+
+fn data(arguments: &RunArgs) -> Result<(DataSource, Dataset)> {
+    let source = match &arguments.data {
+        // User data is used whole.
+        Some(path) => DataSource {
+            path: path
+                .canonicalize()
+                .with_context(|| format!("data {}", path.display()))
+                .map_err(usage)?,
+            per_genome: None,
+        },
+        None => DataSource {
+            path: share::default_data()?,
+            per_genome: Some(share::DEFAULT_FRAGMENTS_PER_GENOME),
+        },
+    };
+    let dataset = Dataset::read(&source.path).map_err(usage)?;
+    let dataset = match source.per_genome {
+        Some(count) => dataset.subset_per_genome(count),
+        None => dataset,
+    };
+    Ok((source, dataset))
+}
+
+fn conditions(arguments: &RunArgs) -> Vec<Condition> {
+    let bases = arguments
+        .truncate_bp
+        .iter()
+        .map(|&bases| Condition::TruncateBp(bases));
+    let tokens = arguments
+        .truncate_tokens
+        .iter()
+        .map(|&tokens| Condition::TruncateTokens(tokens));
+    let bins = arguments.bins.iter().map(|&bases| Condition::Bin(bases));
+    let conditions: Vec<Condition> = bases.chain(tokens).chain(bins).collect();
+    if conditions.is_empty() {
+        vec![Condition::Full]
+    } else {
+        conditions
+    }
+}

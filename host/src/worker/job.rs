@@ -1,0 +1,67 @@
+//! What a worker is told and what it answers.
+
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use qbench_core::results::{LayerExecution, Performance, Quality};
+use qbench_sdk::DType;
+use serde::{Deserialize, Serialize};
+
+use crate::plugins::{BackendChoice, SchemeChoice};
+
+/// A cell to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CellJob {
+    /// The model as `--model` names it.
+    pub model: String,
+    /// The hub's revision of it.
+    pub commit: String,
+    pub seed: u64,
+    pub data: DataSource,
+    /// Label of the condition.
+    pub condition: String,
+    /// All bins of the run.
+    pub bins: Vec<usize>,
+    pub samples_per_condition: usize,
+    /// The user's limit of tokens a sequence.
+    pub max_tokens: Option<usize>,
+    pub scheme: SchemeChoice,
+    pub backend: BackendChoice,
+    pub device: String,
+    pub compute: DType,
+    pub threads: usize,
+    pub skip: Vec<String>,
+    pub only: Vec<String>,
+    pub task: Task,
+}
+
+/// The sequences of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSource {
+    pub path: PathBuf,
+    /// Fragments a genome; all when `None`.
+    pub per_genome: Option<usize>,
+}
+
+/// What the worker does with the loaded model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// Time batches.
+    Performance {
+        batch_size: NonZeroUsize,
+        warmup: usize,
+        max_batches: Option<usize>,
+    },
+    /// Write the outputs that modes are compared with into `directory`.
+    Reference { directory: PathBuf },
+    /// Compare the outputs with those in `directory`.
+    Quality { directory: PathBuf },
+}
+
+/// What a worker found.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CellOutcome {
+    pub execution: Vec<LayerExecution>,
+    pub warnings: Vec<String>,
+    pub performance: Option<Performance>,
+    pub quality: Option<Quality>,
+}

@@ -1,0 +1,45 @@
+//! A cell, run in a process of its own.
+
+mod job;
+mod load;
+mod performance;
+mod quality;
+mod workload;
+
+pub use job::{CellJob, CellOutcome, DataSource, Task};
+
+use anyhow::Result;
+use qbench_core::results::Status;
+
+use crate::child::ChildResult;
+
+/// Runs a cell. Called in the child.
+///
+/// # Errors
+/// What went wrong, with the status that the cell gets.
+pub fn run(job: &CellJob) -> ChildResult<CellOutcome> {
+    run_task(job).map_err(|error| (status_of(&error), error))
+}
+
+fn run_task(job: &CellJob) -> Result<CellOutcome> {
+    match &job.task {
+        Task::Performance {
+            batch_size,
+            warmup,
+            max_batches,
+        } => performance::run(job, *batch_size, *warmup, *max_batches),
+        Task::Reference { directory } => quality::make_reference(job, directory),
+        Task::Quality { directory } => quality::compare(job, directory),
+    }
+}
+
+fn status_of(error: &anyhow::Error) -> Status {
+    let out_of_memory = error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(qbench_sdk::Error::OutOfMemory(_))));
+    if out_of_memory {
+        Status::OutOfMemory
+    } else {
+        Status::Error
+    }
+}

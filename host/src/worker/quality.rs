@@ -1,0 +1,147 @@
+//! Quality cells: the reference's outputs, and a mode's outputs compared with them.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use qbench_core::{
+    quality::{LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, TokenAccumulator},
+    results::Quality,
+    workload::TokenisedSequence,
+};
+use qbench_sdk::backend::{Cache, ForwardOutput, LayerOutput, LogitRows, TokenBatch};
+
+use super::{
+    CellJob, CellOutcome,
+    load::{Loaded, load, open_checkpoint},
+    workload::prepare,
+};
+
+/// One unpadded sequence a call: LLM.int8's outlier columns depend on what shares a call.
+const QUALITY_BATCH_SIZE: usize = 1;
+
+/// Runs the reference over all sequences and writes its outputs into `directory`.
+pub(super) fn make_reference(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
+    let checkpoint = open_checkpoint(job)?;
+    let sequences = prepare(job, &checkpoint)?.workload.sequences;
+    let mut loaded = load(job, &checkpoint)?;
+    let (vocabulary, hidden) = (loaded.info.vocab_size, loaded.info.hidden_size);
+    check_space(directory, &sequences, vocabulary)?;
+    let mut writer = ReferenceWriter::create(directory, vocabulary, hidden)?;
+    for sequence in &sequences {
+        let outputs = outputs(&mut loaded, sequence)?;
+        writer.push(&outputs.logits, [&outputs.pooled[0], &outputs.pooled[1]])?;
+    }
+    writer.finish()?;
+    Ok(CellOutcome {
+        execution: loaded.execution,
+        ..CellOutcome::default()
+    })
+}
+
+/// Runs a mode over all sequences and compares its outputs with those in `directory`.
+pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
+    let checkpoint = open_checkpoint(job)?;
+    let sequences = prepare(job, &checkpoint)?.workload.sequences;
+    let mut loaded = load(job, &checkpoint)?;
+    let (vocabulary, hidden) = (loaded.info.vocab_size, loaded.info.hidden_size);
+    let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
+    let reference = Reference::open(directory, vocabulary, hidden, &lengths)?;
+
+    let mut tokens = TokenAccumulator::new(vocabulary);
+    let mut layers = REFERENCE_LAYERS.map(LayerAccumulator::new);
+    for (index, sequence) in sequences.iter().enumerate() {
+        let outputs = outputs(&mut loaded, sequence)?;
+        tokens.add(
+            reference.logits(index),
+            &outputs.logits,
+            &sequence.ids,
+            sequence.bases,
+        )?;
+        for (layer, accumulator) in layers.iter_mut().enumerate() {
+            accumulator.add(reference.pooled(index, layer), &outputs.pooled[layer])?;
+        }
+    }
+
+    let tokens = tokens.finish();
+    let mut outcome = CellOutcome {
+        execution: loaded.execution,
+        warnings: tokens.warnings,
+        ..CellOutcome::default()
+    };
+    let mut quality = Quality {
+        sequences: sequences.len() as u64,
+        tokens: lengths.iter().sum::<usize>() as u64,
+        batch_size: QUALITY_BATCH_SIZE,
+        tokens_level: Some(tokens.quality),
+        ..Quality::default()
+    };
+    for report in layers.map(LayerAccumulator::finish) {
+        quality.layers.push(report.quality);
+        quality.distributions.extend(report.distributions);
+        outcome.warnings.extend(report.warnings);
+    }
+    outcome.quality = Some(quality);
+    Ok(outcome)
+}
+
+struct Outputs {
+    logits: Vec<f32>,
+    /// One pooled vector a layer of [`REFERENCE_LAYERS`].
+    pooled: [Vec<f32>; 2],
+}
+
+fn outputs(loaded: &mut Loaded, sequence: &TokenisedSequence) -> Result<Outputs> {
+    let (vocabulary, hidden, layers) = (
+        loaded.info.vocab_size,
+        loaded.info.hidden_size,
+        loaded.info.layers,
+    );
+    let length = sequence.ids.len();
+    let mut outputs = Outputs {
+        logits: vec![0.0; length * vocabulary],
+        pooled: [vec![0.0; hidden], vec![0.0; hidden]],
+    };
+    let [last, second_last] = &mut outputs.pooled;
+    let mut wanted = ForwardOutput {
+        hidden: Vec::new(),
+        pooled: vec![
+            LayerOutput {
+                layer: layers,
+                data: last,
+            },
+            LayerOutput {
+                layer: layers.saturating_sub(1),
+                data: second_last,
+            },
+        ],
+        logits: Some((LogitRows::All, &mut outputs.logits)),
+    };
+    let mask = vec![1; length];
+    let batch = TokenBatch {
+        ids: &sequence.ids,
+        mask: &mask,
+        batch: QUALITY_BATCH_SIZE,
+        length,
+        cache: Cache::None,
+    };
+    loaded.model.forward(batch, &mut wanted)?;
+    loaded.model.synchronize()?;
+    Ok(outputs)
+}
+
+/// The logits of all tokens are large: refuses to start on a disk that cannot hold them.
+fn check_space(directory: &Path, sequences: &[TokenisedSequence], vocabulary: usize) -> Result<()> {
+    let tokens: usize = sequences.iter().map(|sequence| sequence.ids.len()).sum();
+    let needed = (tokens * vocabulary * size_of::<f32>()) as u64;
+    let disk = rustix::fs::statvfs(directory)?;
+    let free = disk.f_bavail * disk.f_frsize;
+    ensure!(
+        needed < free,
+        "the reference's logits need {:.1} GB in {}, where {:.1} GB are free: take fewer sequences with \
+         --samples-per-cond, or another --outdir",
+        needed as f64 / 1e9,
+        directory.display(),
+        free as f64 / 1e9
+    );
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! The sequences of a cell.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use qbench_core::{
+    checkpoint::{Checkpoint, Dimensions},
+    data::Dataset,
+    workload::{Condition, Padding, PaddingSide, Sampling, TokenisedSequence, Tokenizer, Workload},
+};
+
+use super::CellJob;
+
+/// Sequences of random tokens, for a synthetic model without a tokenizer.
+const RANDOM_SEQUENCES: usize = 32;
+/// Their length, where the condition does not say.
+const RANDOM_TOKENS: usize = 1024;
+
+/// The tokenised sequences of a cell, and how they are padded.
+pub(super) struct Prepared {
+    pub workload: Workload,
+    pub padding: Padding,
+    /// Whether the tokens stand for bases; random ones do not.
+    pub real: bool,
+}
+
+pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared> {
+    let dimensions = Dimensions::from_config(checkpoint.config_path(), checkpoint.config())?;
+    let condition: Condition = job.condition.parse()?;
+    let limit = match (job.max_tokens, dimensions.max_positions) {
+        (Some(asked), Some(model)) => asked.min(model),
+        (Some(limit), None) | (None, Some(limit)) => limit,
+        (None, None) => bail!(
+            "config.json has no max_position_embeddings: say with --max-tokens how long a sequence may be"
+        ),
+    };
+    if checkpoint.is_synthetic() && checkpoint.tokenizer().is_none() {
+        return random(job, condition, limit, &dimensions);
+    }
+    let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
+    let tokenizer = Tokenizer::from_directory(directory)?;
+    let sampling = Sampling {
+        bins: job.bins.clone(),
+        samples_per_condition: job.samples_per_condition,
+        seed: job.seed,
+    };
+    let workload = Workload::prepare(&dataset(job)?, condition, &sampling, &tokenizer, limit)?;
+    check_vocabulary(&workload, dimensions.vocabulary, directory)?;
+    Ok(Prepared {
+        workload,
+        padding: padding(tokenizer.pad_id()),
+        real: true,
+    })
+}
+
+/// The data set of a job, read from its file.
+pub(super) fn dataset(job: &CellJob) -> Result<Dataset> {
+    let dataset = Dataset::read(&job.data.path)?;
+    Ok(match job.data.per_genome {
+        Some(count) => dataset.subset_per_genome(count),
+        None => dataset,
+    })
+}
+
+fn padding(id: u32) -> Padding {
+    Padding {
+        id,
+        side: PaddingSide::Right,
+    }
+}
+
+fn check_vocabulary(workload: &Workload, vocabulary: usize, directory: &Path) -> Result<()> {
+    let largest = workload
+        .sequences
+        .iter()
+        .flat_map(|sequence| &sequence.ids)
+        .max()
+        .copied()
+        .unwrap_or(0);
+    if largest as usize >= vocabulary {
+        bail!(
+            "{}: the tokenizer gives token {largest}, but the model's vocabulary has {vocabulary} entries; they do not \
+             belong together",
+            directory.display()
+        );
+    }
+    Ok(())
+}
+
+/// Random tokens: the speed of a model does not depend on which they are.
+fn random(job: &CellJob, condition: Condition, limit: usize, dimensions: &Dimensions) -> Result<Prepared> {
+    let length = match condition {
+        Condition::Full => RANDOM_TOKENS.min(limit),
+        Condition::TruncateTokens(tokens) if tokens <= limit => tokens,
+        Condition::TruncateTokens(tokens) => bail!("condition tok={tokens}: the limit is {limit} tokens"),
+        Condition::TruncateBp(_) | Condition::Bin(_) => bail!(
+            "condition {condition}: a synthetic model without a tokenizer.json beside its config has no bases; use \
+             --truncate-tokens"
+        ),
+    };
+    let count = RANDOM_SEQUENCES.min(job.samples_per_condition);
+    let vocabulary = dimensions.vocabulary as u64;
+    let sequences = (0..count).map(|index| TokenisedSequence {
+        index,
+        ids: (0..length)
+            .map(|token| token_at(job.seed, (index * length + token) as u64, vocabulary))
+            .collect(),
+        bases: 0,
+        length_bp: 0,
+        truncated: false,
+    });
+    let sequences = sequences.collect();
+    Ok(Prepared {
+        workload: Workload { condition, sequences },
+        padding: padding(0),
+        real: false,
+    })
+}
+
+/// SplitMix64 of the position, reduced to the vocabulary (Steele, Lea, Flood 2014).
+fn token_at(seed: u64, position: u64, vocabulary: u64) -> u32 {
+    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) % vocabulary.max(1)) as u32
+}
