@@ -1,0 +1,121 @@
+//! Everything that a results directory holds, read once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::AnalysisError;
+use crate::results::{
+    BenchmarkRow, CellKind, QUALITY_FILE, QualityRow, Record, ResultsError, quality_rows, read_benchmarks,
+    read_journal, read_quality,
+};
+
+/// The contents of a results directory.
+#[derive(Debug, Default)]
+pub struct Inputs {
+    /// The files that were read.
+    pub sources: Vec<PathBuf>,
+    /// Rows of all benchmark tables, failed ones included.
+    pub rows: Vec<BenchmarkRow>,
+    /// Rows of the quality table; empty when quality is skipped.
+    pub quality: Vec<QualityRow>,
+    /// The quality records of the journal, from which the quality tables can be written.
+    pub quality_records: Vec<Record>,
+    /// Doubts: of the files, and those that workers noted in the journal.
+    pub warnings: Vec<String>,
+}
+
+impl Inputs {
+    /// Reads `results_dir`. Quality comes from its journal; without quality cells there, from the first
+    /// `quality_metrics.csv` in `results_dir`, `results_dir/analysis` (where the original kept it) or `output_dir`.
+    ///
+    /// # Errors
+    /// [`AnalysisError::NoDirectory`], [`AnalysisError::NoResults`], [`AnalysisError::NothingSucceeded`], and
+    /// [`AnalysisError::Results`] for a faulty file.
+    pub fn read(results_dir: &Path, output_dir: &Path, skip_quality: bool) -> Result<Self, AnalysisError> {
+        if !results_dir.is_dir() {
+            return Err(AnalysisError::NoDirectory {
+                directory: results_dir.to_path_buf(),
+            });
+        }
+        let mut inputs = Self::default();
+        for table in read_benchmarks(results_dir)? {
+            inputs.sources.push(table.path);
+            inputs.rows.extend(table.rows);
+            inputs.warnings.extend(table.warnings);
+        }
+        let journal = read_journal(results_dir)?;
+        inputs.warnings.extend(journal.warnings);
+        for record in &journal.records {
+            for warning in &record.warnings {
+                let warning = format!("{}: {warning}", record.cell.mode);
+                if !inputs.warnings.contains(&warning) {
+                    inputs.warnings.push(warning);
+                }
+            }
+        }
+        if !skip_quality {
+            let is_quality = |record: &Record| record.cell.kind == CellKind::Quality;
+            inputs.quality_records = journal.records.into_iter().filter(is_quality).collect();
+            inputs.read_quality(results_dir, output_dir)?;
+        }
+        inputs.check(results_dir)?;
+        Ok(inputs)
+    }
+
+    fn read_quality(&mut self, results_dir: &Path, output_dir: &Path) -> Result<(), ResultsError> {
+        let beside = results_dir.join(QUALITY_FILE);
+        if !self.quality_records.is_empty() {
+            self.quality = quality_rows(&self.quality_records);
+            if beside.exists() && !same_directory(results_dir, output_dir) {
+                let note = format!(
+                    "{} was not read: the journal holds quality cells",
+                    beside.display()
+                );
+                self.warnings.push(note);
+            }
+            return Ok(());
+        }
+        let places = [
+            beside,
+            results_dir.join("analysis").join(QUALITY_FILE),
+            output_dir.join(QUALITY_FILE),
+        ];
+        if let Some(path) = places.into_iter().find(|path| path.exists()) {
+            self.quality = read_quality(&path)?;
+            self.sources.push(path);
+        }
+        Ok(())
+    }
+
+    fn check(&self, results_dir: &Path) -> Result<(), AnalysisError> {
+        let directory = results_dir.to_path_buf();
+        if self.rows.is_empty() && self.quality.is_empty() {
+            return Err(AnalysisError::NoResults { directory });
+        }
+        let rows = self
+            .rows
+            .iter()
+            .map(|row| (row.is_ok(), &row.quantization, &row.status, &row.reason));
+        let quality = self
+            .quality
+            .iter()
+            .map(|row| (row.is_ok(), &row.quantization_mode, &row.status, &row.reason));
+        let mut all = rows.chain(quality).peekable();
+        let first = all
+            .peek()
+            .map(|&(_, mode, status, reason)| format!("{mode}: {status}: {reason}"));
+        if all.any(|(ok, ..)| ok) {
+            return Ok(());
+        }
+        let failed = self.rows.len() + self.quality_records.len();
+        Err(AnalysisError::NothingSucceeded {
+            directory,
+            failed,
+            first: first.unwrap_or_default(),
+        })
+    }
+}
+
+fn same_directory(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
+}

@@ -1,0 +1,96 @@
+//! Statistics as pure functions of slices.
+
+/// Mean, or `None` of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Standard deviation of a sample (ddof = 1, as pandas has it); `None` below two values.
+pub fn standard_deviation(values: &[f64]) -> Option<f64> {
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = mean(values)?;
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
+/// Quantile by linear interpolation between order statistics (numpy's default): for `n` sorted values, that at
+/// position `probability · (n − 1)`. `None` of nothing, or when `probability` is outside 0 to 1.
+pub fn quantile(values: &[f64], probability: f64) -> Option<f64> {
+    if !(0.0..=1.0).contains(&probability) {
+        return None;
+    }
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let position = probability * sorted.len().checked_sub(1)? as f64;
+    let below = position.floor() as usize;
+    let low = *sorted.get(below)?;
+    let high = sorted.get(below + 1).copied().unwrap_or(low);
+    Some(low + (high - low) * position.fract())
+}
+
+/// What a group of values comes to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Number of values.
+    pub count: usize,
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation with ddof = 1; `None` of a single value, or when a value is infinite.
+    pub std: Option<f64>,
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+impl Summary {
+    /// The summary of `values`; `None` when there are none.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        Some(Self {
+            count: values.len(),
+            mean: mean(values)?,
+            std: standard_deviation(values).filter(|std| std.is_finite()),
+            min: values.iter().copied().reduce(f64::min)?,
+            max: values.iter().copied().reduce(f64::max)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A few roundings of f64.
+    const ROUNDING: f64 = 1e-12;
+
+    #[test]
+    fn summary_equals_numpy() {
+        // numpy: a = [103.5, 98.25, 101.0, 110.75]; a.mean(), a.std(ddof=1), np.quantile(a, [0, .1, .5, .99, 1])
+        let values = [103.5, 98.25, 101.0, 110.75];
+        let summary = Summary::of(&values).unwrap();
+        assert_eq!((summary.mean, summary.min, summary.max), (103.375, 98.25, 110.75));
+        assert!((summary.std.unwrap() - 5.363_845_013_918_032).abs() < ROUNDING);
+        for (probability, expected) in [
+            (0.0, 98.25),
+            (0.1, 99.075),
+            (0.5, 102.25),
+            (0.99, 110.5325),
+            (1.0, 110.75),
+        ] {
+            assert!((quantile(&values, probability).unwrap() - expected).abs() < ROUNDING);
+        }
+    }
+
+    #[test]
+    fn too_few_values_have_no_statistic() {
+        assert_eq!(
+            (mean(&[]), standard_deviation(&[1.0]), quantile(&[], 0.5)),
+            (None, None, None)
+        );
+        assert_eq!((quantile(&[1.0], 1.5), quantile(&[1.0], f64::NAN)), (None, None));
+        assert_eq!(Summary::of(&[]), None);
+        assert_eq!(Summary::of(&[f64::INFINITY, 1.0]).unwrap().std, None);
+    }
+}

@@ -1,0 +1,236 @@
+//! The figures of speed, memory and energy.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::page::{Modes, Page};
+use super::panel::{Mark, Panel};
+use super::scale::ScaleKind;
+use super::tradeoff::{self, TradeoffPoint};
+use super::{FigureError, constant};
+use crate::analysis::ModeRows;
+use crate::analysis::statistics::Summary;
+use crate::results::BenchmarkRow;
+
+/// Significant digits of the labels at bars.
+const DIGITS: usize = 3;
+
+type Column = fn(&BenchmarkRow) -> Option<f64>;
+
+/// Draws the figures whose columns were measured.
+pub(super) fn draw(
+    rows: &[BenchmarkRow],
+    groups: &[ModeRows],
+    modes: &Modes,
+    directory: &Path,
+) -> Result<Vec<PathBuf>, FigureError> {
+    let modes = modes.only(|mode| groups.iter().any(|group| group.mode == mode));
+    let ok: Vec<&BenchmarkRow> = rows.iter().filter(|row| row.is_ok()).collect();
+    let subtitle = subtitle(&ok);
+    let page = |title: &str, panels: Vec<Panel>, variants: &[&str]| {
+        let panels: Vec<Panel> = panels
+            .into_iter()
+            .filter(|panel| !panel.marks.is_empty())
+            .collect();
+        Page {
+            title: title.to_owned(),
+            subtitle: subtitle.clone(),
+            columns: panels.len().clamp(1, 2),
+            panels,
+            variants: variants.iter().map(|&name| name.to_owned()).collect(),
+            notes: notes(&ok, groups),
+            modes: &modes,
+        }
+    };
+    let pages = [
+        (
+            "throughput_comparison.png",
+            page(
+                "Throughput by mode",
+                vec![bars(
+                    "",
+                    "Throughput (tokens/s)",
+                    groups,
+                    &[|row| row.tokens_per_s],
+                )],
+                &[],
+            ),
+        ),
+        (
+            "memory_comparison.png",
+            page(
+                "Memory by mode",
+                vec![bars(
+                    "",
+                    "Memory (GB)",
+                    groups,
+                    &[|row| row.static_vram_GB, |row| row.peak_vram_GB],
+                )],
+                &["model loaded", "peak while running"],
+            ),
+        ),
+        (
+            "latency_comparison.png",
+            page(
+                "Latency by mode",
+                vec![bars("", "Time per batch (ms)", groups, &[|row| row.E2EL_ms])],
+                &[],
+            ),
+        ),
+        (
+            "energy_efficiency.png",
+            page(
+                "Energy by mode",
+                vec![
+                    bars(
+                        "Efficiency",
+                        "Tokens per joule",
+                        groups,
+                        &[|row| row.tokens_per_watt],
+                    ),
+                    bars("Power", "Mean power (W)", groups, &[|row| row.avg_power_W]),
+                ],
+                &[],
+            ),
+        ),
+    ];
+    let mut files = Vec::new();
+    for (name, page) in pages {
+        if !page.panels.is_empty() {
+            let path = directory.join(name);
+            page.save(&path)?;
+            files.push(path);
+        }
+    }
+    let points = tradeoff_points(groups);
+    if !points.is_empty() {
+        let path = directory.join("performance_memory_tradeoff.png");
+        let spread = if points.iter().any(|point| point.rows.len() > 1) {
+            "Large points: means of a mode's rows; small points: single rows; lines: ± 1 standard deviation. Better is up \
+             and left."
+        } else {
+            "One row a mode. Better is up and left."
+        };
+        tradeoff::save(
+            &path,
+            ("Throughput against memory", &subtitle, spread),
+            &points,
+            &modes,
+        )?;
+        files.push(path);
+    }
+    Ok(files)
+}
+
+fn bars(title: &str, axis: &str, groups: &[ModeRows], columns: &[Column]) -> Panel {
+    let marks = groups.iter().enumerate().flat_map(|(mode, group)| {
+        columns.iter().enumerate().filter_map(move |(variant, column)| {
+            let Summary { mean, std, .. } = Summary::of(&group.values(column))?;
+            let range = std.map(|std| (mean - std, mean + std));
+            Some(Mark {
+                mode,
+                variant,
+                value: mean,
+                range,
+                extreme: None,
+            })
+        })
+    });
+    Panel {
+        title: title.to_owned(),
+        axis: axis.to_owned(),
+        kind: ScaleKind::FromZero,
+        digits: DIGITS,
+        variants: columns.len(),
+        marks: marks.collect(),
+        reference: None,
+        limit: f64::INFINITY,
+    }
+}
+
+fn tradeoff_points(groups: &[ModeRows]) -> Vec<TradeoffPoint> {
+    let point = |(mode, group): (usize, &ModeRows)| {
+        let rows: Vec<(f64, f64)> = group
+            .rows
+            .iter()
+            .filter_map(|row| row.peak_vram_GB.zip(row.tokens_per_s))
+            .collect();
+        let (memory, speed): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
+        Some(TradeoffPoint {
+            mode,
+            memory: Summary::of(&memory)?,
+            speed: Summary::of(&speed)?,
+            rows,
+        })
+    };
+    groups.iter().enumerate().filter_map(point).collect()
+}
+
+fn subtitle(rows: &[&BenchmarkRow]) -> String {
+    let columns: [(&str, Column2); 5] = [
+        ("models", |row| &row.model),
+        ("backends", |row| &row.backend),
+        ("devices", |row| {
+            if row.device_name.is_empty() {
+                named(&row.gpu_name, &row.device)
+            } else {
+                &row.device_name
+            }
+        }),
+        ("precisions", |row| &row.precision),
+        ("conditions", |row| &row.condition),
+    ];
+    let parts = columns
+        .iter()
+        .filter_map(|(plural, value)| constant(plural, rows.iter().map(|row| value(row))));
+    let mut parts: Vec<String> = parts.collect();
+    // A backend and its device may have one name.
+    parts.dedup();
+    let batch_sizes: BTreeSet<u64> = rows.iter().filter_map(|row| row.batch_size).collect();
+    if !batch_sizes.is_empty() {
+        let sizes: Vec<String> = batch_sizes.iter().map(u64::to_string).collect();
+        parts.push(format!("batch {}", sizes.join(", ")));
+    }
+    parts.join(" · ")
+}
+
+type Column2 = fn(&BenchmarkRow) -> &str;
+
+fn named<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
+    if name.is_empty() { otherwise } else { name }
+}
+
+/// What bars and error bars are.
+fn notes(rows: &[&BenchmarkRow], groups: &[ModeRows]) -> String {
+    let counts: BTreeSet<usize> = groups.iter().map(|group| group.rows.len()).collect();
+    let (Some(&fewest), Some(&most)) = (counts.first(), counts.last()) else {
+        return String::new();
+    };
+    if most == 1 {
+        return "One measurement a mode, hence no error bars.".to_owned();
+    }
+    let number = if fewest == most {
+        most.to_string()
+    } else {
+        format!("{fewest} to {most}")
+    };
+    let batch_sizes = rows
+        .iter()
+        .filter_map(|row| row.batch_size)
+        .collect::<BTreeSet<_>>()
+        .len();
+    let repeats = rows
+        .iter()
+        .filter_map(|row| row.repeat)
+        .collect::<BTreeSet<_>>()
+        .len();
+    let over = match (batch_sizes > 1, repeats > 1) {
+        (true, true) => format!(" ({batch_sizes} batch sizes, {repeats} repeats)"),
+        (true, false) => format!(" ({batch_sizes} batch sizes)"),
+        (false, true) => " (repeats)".to_owned(),
+        (false, false) => String::new(),
+    };
+    format!(
+        "Bars: mean over {number} rows of each mode{over}. Error bars: ± 1 standard deviation of these rows."
+    )
+}
