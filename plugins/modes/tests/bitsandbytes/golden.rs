@@ -60,10 +60,6 @@ impl Golden {
         self.tensors().tensor(name).is_ok()
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.tensors().names().iter().map(ToString::to_string).collect()
-    }
-
     pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         match self.tensors().tensor(name) {
             Ok(tensor) => tensor.data().to_vec(),

@@ -8,7 +8,7 @@ use qbench_sdk::{
 };
 
 /// The constant in bitsandbytes' CPU code, where 1 / 127² = 6.200012e-5 is meant.
-const BITSANDBYTES_CPU_STEP: f32 = 6.200124e-5;
+const BITSANDBYTES_CPU_STEP: f32 = 6.200_124e-5;
 
 fn i8s(bytes: &[u8]) -> Vec<i8> {
     bytes.iter().map(|byte| byte.cast_signed()).collect()
@@ -48,7 +48,7 @@ fn codes_scales_and_outlier_columns_are_those_of_bitsandbytes() {
 }
 
 /// Weight, input and what becomes of them in one of the cases of `matmul.safetensors`.
-struct Product {
+struct Case {
     activations: QuantizedActivations,
     input: Vec<f32>,
     weight_codes: Vec<i8>,
@@ -56,14 +56,14 @@ struct Product {
     product: Vec<i32>,
 }
 
-fn product(golden: &Golden, input: &str, name: &str, dtype: DType) -> Product {
+fn multiply(golden: &Golden, input: &str, name: &str, dtype: DType) -> Case {
     let (tokens, cols) = golden.shape(input);
     let input = rounded(&golden.floats(input), dtype);
     let activations = quantize_activations(&input, tokens, cols, 6.0).unwrap();
     let weight_codes = i8s(&golden.bytes(&format!("int8.{name}.CB")));
     let weight_scales = golden.floats(&format!("int8.{name}.SCB"));
     let product = activations.product_i32(&weight_codes, weight_scales.len());
-    Product {
+    Case {
         activations,
         input,
         weight_codes,
@@ -72,7 +72,7 @@ fn product(golden: &Golden, input: &str, name: &str, dtype: DType) -> Product {
     }
 }
 
-impl Product {
+impl Case {
     /// What bitsandbytes' CPU code makes of the integers: the reference but for the constant.
     fn with_cpu_constant(&self, bias: Option<&[f32]>) -> Vec<f32> {
         let rows = self.weight_scales.len();
@@ -92,7 +92,7 @@ impl Product {
 fn the_integer_product_is_exact() {
     let golden = Golden::open("matmul.safetensors");
     for input in ["X", "Xo"] {
-        let result = product(&golden, input, "f32", DType::F32);
+        let result = multiply(&golden, input, "f32", DType::F32);
         assert_eq!(
             result.activations.codes,
             i8s(&golden.bytes(&format!("int8.{input}.CA"))),
@@ -116,7 +116,7 @@ fn outputs_without_outliers_differ_from_bitsandbytes_by_its_cpu_constant_only() 
     let golden = Golden::open("matmul.safetensors");
     let bias = golden.floats("bias");
     for (name, dtype) in FLOATS {
-        let result = product(&golden, "X", name, dtype);
+        let result = multiply(&golden, "X", name, dtype);
         assert!(result.activations.outlier_columns.is_empty());
         let bias = rounded(&bias, dtype);
         for (bias, suffix) in [(None, "X.out"), (Some(&bias[..]), "X.bias.out")] {
@@ -150,7 +150,7 @@ fn outputs_without_outliers_differ_from_bitsandbytes_by_its_cpu_constant_only() 
 }
 
 /// Part 2 of the kind's definition, summed in f64.
-fn outlier_part(result: &Product, token: usize, row: usize, dtype: DType) -> (f64, f64) {
+fn outlier_part(result: &Case, token: usize, row: usize, dtype: DType) -> (f64, f64) {
     let cols = result.activations.cols();
     let terms = result.activations.outlier_columns.iter().map(|col| {
         let weight =
@@ -173,7 +173,7 @@ fn outlier_columns_are_multiplied_in_the_input_type() {
             DType::BF16 => 2.0_f64.powi(-7),
             _ => 2.0_f64.powi(-10),
         };
-        let result = product(&golden, "Xo", name, dtype);
+        let result = multiply(&golden, "Xo", name, dtype);
         assert_eq!(result.activations.outlier_columns, [3, 77, 100]);
         let integer_part = rounded(&result.with_cpu_constant(None), dtype);
         let expected = golden.floats(&format!("int8.{name}.Xo.out"));

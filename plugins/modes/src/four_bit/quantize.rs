@@ -1,0 +1,143 @@
+//! From weights to packed codes and block scales.
+
+use qbench_sdk::{Matrix, Result};
+
+use super::tables::Table;
+use crate::{
+    parallel,
+    storage::{PART, absmax, read_flat},
+};
+
+/// f32(1e-38): what a block's scale is taken for at least, so that its reciprocal is finite.
+const SCALE_FLOOR: f32 = 1.0e-38;
+
+/// Elements whose buckets are counted together; every block size is a multiple.
+const LANES: usize = 16;
+
+/// Writes two codes a byte, the first of each pair in the upper half, and returns the scale of each block of `block`
+/// consecutive elements of the flattened matrix: its largest magnitude.
+///
+/// An element becomes the bucket of `f32(x · f32(1 / scale))`; in a last block that is not full, of `f32(x / scale)`,
+/// and that block's scale is at least f32(1e-38). Source: bitsandbytes 0.50, `quantize_4bit` on a CPU.
+///
+/// # Errors
+/// [`Unsupported`](qbench_sdk::Error::Unsupported) for integer weights.
+pub(super) fn quantize(
+    source: &Matrix<'_>,
+    block: usize,
+    table: &Table,
+    codes: &mut [u8],
+    threads: usize,
+) -> Result<Vec<f32>> {
+    let elements = source.rows() * source.cols();
+    let mut scales = vec![0.0; elements.div_ceil(block)];
+    let parts = codes
+        .chunks_mut(PART / 2)
+        .zip(scales.chunks_mut(PART / block))
+        .enumerate();
+    parallel::for_each(parts, threads, |(part, (codes, scales))| {
+        let first = part * PART;
+        let mut values = vec![0.0; PART.min(elements - first)];
+        read_flat(source, first, &mut values)?;
+        let blocks = values.chunks_mut(block).zip(codes.chunks_mut(block / 2));
+        for ((values, codes), scale) in blocks.zip(scales) {
+            *scale = if values.len() == block {
+                full_block(values, table, codes)
+            } else {
+                partial_block(values, table, codes)
+            };
+        }
+        Ok(())
+    })?;
+    Ok(scales)
+}
+
+fn full_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
+    let scale = absmax(values);
+    let reciprocal = 1.0 / at_least_floor(scale);
+    for value in values.iter_mut() {
+        *value *= reciprocal;
+    }
+    pack(values, table, codes);
+    scale
+}
+
+fn partial_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
+    let scale = at_least_floor(absmax(values));
+    for value in values.iter_mut() {
+        *value /= scale;
+    }
+    pack(values, table, codes);
+    scale
+}
+
+/// Unlike `f32::max`, keeps a NaN.
+fn at_least_floor(scale: f32) -> f32 {
+    if scale < SCALE_FLOOR { SCALE_FLOOR } else { scale }
+}
+
+/// Codes of normalised values, two a byte. A last half byte that is left over holds the code of 0.
+fn pack(values: &[f32], table: &Table, codes: &mut [u8]) {
+    let (full, rest) = values.as_chunks::<LANES>();
+    let (full_codes, rest_codes) = codes.split_at_mut(full.len() * LANES / 2);
+    for (values, codes) in full.iter().zip(full_codes.as_chunks_mut::<{ LANES / 2 }>().0) {
+        *codes = pack_lanes(values, table);
+    }
+    if !rest.is_empty() {
+        let mut values = [0.0; LANES];
+        values[..rest.len()].copy_from_slice(rest);
+        rest_codes.copy_from_slice(&pack_lanes(&values, table)[..rest.len().div_ceil(2)]);
+    }
+}
+
+fn pack_lanes(values: &[f32; LANES], table: &Table) -> [u8; LANES / 2] {
+    let buckets = buckets(values, &table.bounds);
+    let code = |lane: usize| table.codes[(buckets[lane] & 15) as usize];
+    std::array::from_fn(|byte| code(2 * byte) << 4 | code(2 * byte + 1))
+}
+
+/// The number of bounds below each value, all 15 for NaN: counted as those that are not reached or exceeded, without a
+/// branch.
+fn buckets(values: &[f32; LANES], bounds: &[f32; 15]) -> [u32; LANES] {
+    let mut buckets = [15; LANES];
+    for bound in bounds {
+        for (bucket, value) in buckets.iter_mut().zip(values) {
+            *bucket -= u32::from(value <= bound);
+        }
+    }
+    buckets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tables::{FP4, NF4},
+        *,
+    };
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_below() {
+        for table in [&NF4, &FP4] {
+            for (bucket, bound) in table.bounds.iter().enumerate() {
+                let mut values = [0.0; LANES];
+                values[..3].copy_from_slice(&[bound.next_down(), *bound, bound.next_up()]);
+                let expected = [bucket as u32, bucket as u32, bucket as u32 + 1];
+                assert_eq!(buckets(&values, &table.bounds)[..3], expected, "{bound}");
+            }
+            let values = [-1.0, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|value| [value; LANES]);
+            assert_eq!(
+                values.map(|value| buckets(&value, &table.bounds)[0]),
+                [0, 15, 15, 15, 0]
+            );
+        }
+    }
+
+    #[test]
+    fn an_odd_element_shares_its_byte_with_a_zero() {
+        let mut codes = [0; 2];
+        pack(&[1.0, -1.0, 1.0], &NF4, &mut codes);
+        assert_eq!(codes, [0xf0, 0xf7]);
+        pack(&[1.0, -1.0, 1.0], &FP4, &mut codes);
+        assert_eq!(codes, [0x3b, 0x30]);
+    }
+}
