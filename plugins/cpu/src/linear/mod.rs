@@ -1,0 +1,218 @@
+//! Weight matrices in every layout, and their products with activations.
+
+mod codebook;
+mod dense;
+mod foreign;
+mod int8;
+mod panels;
+
+#[cfg(test)]
+mod tests;
+
+use qbench_architectures::Loaded;
+use qbench_sdk::{
+    DType, Error, Layout, MatrixMut, Result, StoredTensor,
+    backend::{DequantizeWhen, Execution},
+    layout::int8::MAX_COLS,
+};
+
+use crate::elementwise::round;
+use codebook::CodebookWeight;
+use dense::DenseWeight;
+use foreign::ForeignWeight;
+use int8::Int8Weight;
+
+/// A loaded weight matrix with its optional bias.
+pub(crate) struct Linear {
+    weight: Weight,
+    rows: usize,
+    cols: usize,
+    bias: Option<Vec<f32>>,
+    precision: DType,
+}
+
+enum Weight {
+    Dense(DenseWeight),
+    Codebook(CodebookWeight),
+    Int8(Int8Weight),
+    Foreign(ForeignWeight),
+}
+
+/// How a layout is run; what a weight of it turns out to need is decided when it is loaded.
+pub(crate) fn execution(layout: &Layout, precision: DType) -> Execution {
+    let native = |kernel: String| Execution::Native { kernel };
+    let unsupported = |reason: String| Execution::Unsupported { reason };
+    match layout {
+        Layout::Dense(dense) if !dense.dtype.is_float() => {
+            unsupported(format!("dense {} values without a scale", dense.dtype))
+        }
+        Layout::Dense(dense) if dense.dtype != precision => native(format!(
+            "f32 gemm, {} turned into {precision} at load",
+            dense.dtype
+        )),
+        Layout::Dense(_) if precision == DType::F32 => native("f32 gemm".to_owned()),
+        Layout::Dense(_) => native(format!("f32 gemm on widened {precision}")),
+        Layout::BlockCodebook(_) => native("f32 gemm on decoded panels".to_owned()),
+        Layout::Int8Vectorwise(layout) if layout.cols > MAX_COLS => unsupported(format!(
+            "{} columns: integer sums over more than {MAX_COLS} may not fit into 32 bits",
+            layout.cols
+        )),
+        Layout::Int8Vectorwise(_) => native("exact int8 product, f32 outliers".to_owned()),
+        Layout::Custom(_) => Execution::Dequantize {
+            to: precision,
+            when: DequantizeWhen::Forward,
+        },
+    }
+}
+
+impl Linear {
+    /// Takes over a weight; must be called in the pool that computes.
+    pub(crate) fn load(
+        tensor: Box<dyn StoredTensor>,
+        bias: Option<Vec<f32>>,
+        precision: DType,
+    ) -> Result<Loaded<Self>> {
+        let layout = tensor.layout().clone();
+        check_buffers(tensor.as_ref())?;
+        let mut execution = execution(&layout, precision);
+        let mut bytes = layout.bytes() as u64;
+        let weight = match &layout {
+            _ if matches!(execution, Execution::Unsupported { .. }) => {
+                return Err(Error::Unsupported(format!("{execution}")));
+            }
+            Layout::Dense(dense) => {
+                bytes = (dense.rows * dense.cols * precision.size()) as u64;
+                Weight::Dense(DenseWeight::new(tensor, precision)?)
+            }
+            Layout::BlockCodebook(layout) => {
+                Weight::Codebook(CodebookWeight::new(tensor, layout.clone(), precision))
+            }
+            Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(tensor, precision)),
+            Layout::Custom(_) => {
+                let weight = ForeignWeight::new(tensor, precision)?;
+                if weight.has_product() {
+                    execution = Execution::SchemeMatmul;
+                }
+                Weight::Foreign(weight)
+            }
+        };
+        Ok(Loaded {
+            value: Self {
+                weight,
+                rows: layout.rows(),
+                cols: layout.cols(),
+                bias,
+                precision,
+            },
+            bytes,
+            execution,
+        })
+    }
+
+    /// Output features.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// `out = x · Wᵀ + bias` for `x` `[tokens, cols]`, rounded once to `rounding`.
+    ///
+    /// # Panics
+    /// When a slice has another size.
+    pub(crate) fn forward(&self, x: &[f32], out: &mut [f32], rounding: DType) -> Result<()> {
+        let tokens = x.len() / self.cols;
+        assert!(
+            x.len() == tokens * self.cols && out.len() == tokens * self.rows,
+            "{} inputs and {} outputs of a {} x {} weight",
+            x.len(),
+            out.len(),
+            self.rows,
+            self.cols
+        );
+        let finish = |values: &mut [f32], first_row: usize| {
+            if let Some(bias) = &self.bias {
+                for (value, bias) in values.iter_mut().zip(&bias[first_row..]) {
+                    *value += bias;
+                }
+            }
+            round(values, rounding);
+        };
+        match &self.weight {
+            Weight::Dense(weight) => panels::product(x, weight, (self.rows, self.cols), out, finish),
+            Weight::Codebook(weight) => panels::product(x, weight, (self.rows, self.cols), out, finish),
+            Weight::Int8(weight) => {
+                weight.product(x, out, rounding, self.bias.as_deref());
+                Ok(())
+            }
+            Weight::Foreign(weight) => weight.product(x, (self.rows, self.cols), out, finish),
+        }
+    }
+
+    /// Writes row `row` as values of the precision: an embedding.
+    pub(crate) fn read_row(&self, row: usize, out: &mut [f32]) -> Result<()> {
+        let tensor = match &self.weight {
+            Weight::Dense(weight) => return weight.read_row(row, out),
+            Weight::Codebook(weight) => weight.tensor(),
+            Weight::Int8(weight) => weight.tensor(),
+            Weight::Foreign(weight) => weight.tensor(),
+        };
+        dequantize(tensor, row, out, self.cols, self.precision)
+    }
+}
+
+/// Rows from `first_row` on through the scheme that stored them, rounded once to the precision.
+fn dequantize(
+    tensor: &dyn StoredTensor,
+    first_row: usize,
+    out: &mut [f32],
+    cols: usize,
+    precision: DType,
+) -> Result<()> {
+    let rows = out.len() / cols;
+    let context = qbench_sdk::CallContext::single_threaded();
+    if precision == DType::F32 && cfg!(target_endian = "little") {
+        let mut out = MatrixMut::new(bytemuck::cast_slice_mut(out), rows, cols, DType::F32)?;
+        return tensor.dequantize(first_row, &mut out, context);
+    }
+    let mut bytes = vec![0; out.len() * precision.size()];
+    tensor.dequantize(
+        first_row,
+        &mut MatrixMut::new(&mut bytes, rows, cols, precision)?,
+        context,
+    )?;
+    qbench_sdk::widen(&bytes, precision, out)
+}
+
+/// Kernels index the buffers by the layout: their sizes are checked once, here.
+fn check_buffers(tensor: &dyn StoredTensor) -> Result<()> {
+    tensor.layout().validate()?;
+    for (index, spec) in tensor.layout().buffers().iter().enumerate() {
+        let found = tensor.buffer(index).len();
+        if found != spec.bytes {
+            return Err(Error::InvalidArgument(format!(
+                "buffer `{}` of layout {}: expected {} bytes, found {found}",
+                spec.name,
+                tensor.layout().kind(),
+                spec.bytes
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Little-endian f32 values.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let mut values = Vec::with_capacity(bytes.len() / 4);
+    values.extend(
+        bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|chunk| f32::from_le_bytes(*chunk)),
+    );
+    values
+}

@@ -1,0 +1,212 @@
+//! Views of f32 matrices and their product.
+
+use std::{marker::PhantomData, ops::Range};
+
+/// A borrowed matrix with any strides.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// A matrix at the start of `data` whose rows begin `stride` elements apart.
+    ///
+    /// # Panics
+    /// When `data` is too short.
+    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+        assert!(
+            rows == 0 || (cols <= stride && (rows - 1) * stride + cols <= data.len()),
+            "a {rows} x {cols} matrix with stride {stride} in {} elements",
+            data.len()
+        );
+        Self {
+            data,
+            rows,
+            cols,
+            row_stride: stride,
+            col_stride: 1,
+        }
+    }
+
+    /// The transposed matrix.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+        }
+    }
+}
+
+/// A row-major matrix of which several tasks write different blocks at once.
+pub(crate) struct SharedMatrix<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: elements are reached through `block` alone, whose contract forbids that two tasks reach the same.
+unsafe impl Sync for SharedMatrix<'_> {}
+
+impl<'a> SharedMatrix<'a> {
+    /// All of `data` as rows of `cols` elements.
+    ///
+    /// # Panics
+    /// When `data` is not `rows · cols` long.
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows} x {cols} matrix");
+        Self {
+            data: data.as_mut_ptr(),
+            rows,
+            cols,
+            borrow: PhantomData,
+        }
+    }
+
+    /// A block to be written.
+    ///
+    /// # Panics
+    /// When the block does not lie in the matrix.
+    ///
+    /// # Safety
+    /// While the block lives, no other block of this matrix that shares an element with it may live.
+    pub(crate) unsafe fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Block<'_> {
+        assert!(
+            rows.start <= rows.end
+                && rows.end <= self.rows
+                && cols.start <= cols.end
+                && cols.end <= self.cols,
+            "rows {rows:?} and columns {cols:?} of a {} x {} matrix",
+            self.rows,
+            self.cols
+        );
+        Block {
+            // The offset of an empty block may lie one row past the end; `wrapping_add` allows that.
+            data: self.data.wrapping_add(rows.start * self.cols + cols.start),
+            rows: rows.len(),
+            cols: cols.len(),
+            stride: self.cols,
+            borrow: PhantomData,
+        }
+    }
+}
+
+/// Exclusive access to a block of a row-major matrix.
+pub(crate) struct Block<'a> {
+    data: *mut f32,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Block<'a> {
+    /// All of `data` as rows of `cols` elements.
+    ///
+    /// # Panics
+    /// When `data` is not `rows · cols` long.
+    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        assert_eq!(data.len(), rows * cols, "a {rows} x {cols} block");
+        Self {
+            data: data.as_mut_ptr(),
+            rows,
+            cols,
+            stride: cols,
+            borrow: PhantomData,
+        }
+    }
+
+    /// Row `index`.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub(crate) fn row(&mut self, index: usize) -> &mut [f32] {
+        assert!(index < self.rows, "row {index} of {}", self.rows);
+        // SAFETY: the row lies in the matrix (checked when the block was made), and the block is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(index * self.stride), self.cols) }
+    }
+}
+
+/// What becomes of the values that were there.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Onto {
+    Overwrite,
+    Add,
+}
+
+/// `out = scale · a · b`, or that added to `out`, on the calling thread, accumulated in f32.
+///
+/// # Panics
+/// When the shapes do not fit.
+pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, onto: Onto, out: &mut Block<'_>) {
+    assert!(
+        a.cols == b.rows && a.rows == out.rows && b.cols == out.cols,
+        "{} x {} times {} x {} into {} x {}",
+        a.rows,
+        a.cols,
+        b.rows,
+        b.cols,
+        out.rows,
+        out.cols
+    );
+    // SAFETY: `View` and `Block` checked that all elements of their shapes lie in memory that they borrow; `out` is
+    // borrowed exclusively, so it overlaps neither factor.
+    unsafe {
+        gemm::gemm(
+            out.rows,
+            out.cols,
+            a.cols,
+            out.data,
+            1,
+            out.stride as isize,
+            onto == Onto::Add,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            scale,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_strided_products_land_where_they_belong() {
+        // [1 2; 3 4] times the transpose of [5 6; 7 8], into the right half of a 2 x 4 matrix of ones.
+        let a = [1.0, 2.0, 0.0, 3.0, 4.0];
+        let b = [5.0, 6.0, 7.0, 8.0];
+        let mut out = vec![1.0; 8];
+        let shared = SharedMatrix::new(&mut out, 2, 4);
+        // SAFETY: the only block.
+        let mut block = unsafe { shared.block(0..2, 2..4) };
+        let a = View::new(&a, 2, 2, 3);
+        let b = View::new(&b, 2, 2, 2).transposed();
+        multiply(a, b, 2.0, Onto::Overwrite, &mut block);
+        multiply(a, b, 1.0, Onto::Add, &mut block);
+        assert_eq!(block.row(0), [51.0, 69.0]);
+        assert_eq!(out, [1.0, 1.0, 51.0, 69.0, 1.0, 1.0, 117.0, 159.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "stride 3 in 4 elements")]
+    fn a_view_past_the_end_is_refused() {
+        let _ = View::new(&[0.0; 4], 2, 2, 3);
+    }
+}

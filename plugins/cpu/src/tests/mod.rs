@@ -1,0 +1,3 @@
+//! Tests of whole models, and what tests share.
+
+pub(crate) mod support;
