@@ -1,3 +1,5 @@
 //! Tests of whole models, and what tests share.
 
+mod model;
+mod parity;
 pub(crate) mod support;
