@@ -43,12 +43,26 @@ pub fn draw(inputs: &Inputs, directory: &Path) -> Result<Vec<PathBuf>, FigureErr
     Ok(files)
 }
 
-/// `name value` of one column of the rows, or `3 names` when there are several values; nothing when there is none.
-fn constant<'a>(plural: &str, values: impl Iterator<Item = &'a str>) -> Option<String> {
-    let values: BTreeSet<&str> = values.filter(|value| !value.is_empty()).collect();
-    match values.len() {
-        0 => None,
-        1 => values.first().map(|&value| value.to_owned()),
-        several => Some(format!("{several} {plural}")),
+/// The setting of all rows in a line: a value where they agree, `3 models` where they do not.
+fn describe<'a>(settings: impl Iterator<Item = [(&'static str, &'a str); 5]>) -> Vec<String> {
+    let mut values: [(&str, BTreeSet<&str>); 5] = Default::default();
+    for setting in settings {
+        for (place, (column, value)) in values.iter_mut().zip(setting) {
+            place.0 = column;
+            if !value.is_empty() {
+                place.1.insert(value);
+            }
+        }
     }
+    let mut parts: Vec<String> = values
+        .iter()
+        .filter_map(|(column, values)| match values.len() {
+            0 => None,
+            1 => values.first().map(|&value| value.to_owned()),
+            several => Some(format!("{several} {column}s")),
+        })
+        .collect();
+    // A backend and its device may have one name.
+    parts.dedup();
+    parts
 }

@@ -76,7 +76,13 @@ impl Page<'_> {
         let font = TextFont::load().ok_or_else(|| fault("the embedded font cannot be read"))?;
         let heading = Heading::new(&font, &self.title, &self.subtitle, width);
         let legend = if self.variants.is_empty() { 0 } else { 70 };
-        let notes = wrap_notes(&font, &self.notes, width);
+        let points = self.panels.iter().any(|panel| panel.kind != ScaleKind::FromZero);
+        let warning = if points {
+            " Axes of points do not start at 0."
+        } else {
+            ""
+        };
+        let notes = wrap_notes(&font, &format!("{}{warning}", self.notes), width);
         let top = heading.height() + legend;
         let bottom = notes_height(&notes);
         let height = top + rows * row_height + bottom;
@@ -104,14 +110,17 @@ impl Page<'_> {
 
     fn draw_legend(&self, canvas: &mut Canvas, top: i32) {
         const SWATCH: i32 = 36;
+        /// Space between the name of a variant and the next.
+        const APART: i32 = 70;
         let grey = RGBColor(100, 100, 100);
         let points = self.panels.iter().all(|panel| panel.kind != ScaleKind::FromZero);
         let widths: Vec<i32> = self
             .variants
             .iter()
-            .map(|name| canvas.font.width(name, size::TICK) as i32 + SWATCH + 70)
+            .map(|name| canvas.font.width(name, size::TICK) as i32 + SWATCH + APART)
             .collect();
-        let mut left = (canvas.width - widths.iter().sum::<i32>()) / 2;
+        let total = widths.iter().sum::<i32>() - APART;
+        let mut left = (canvas.width - total) / 2;
         for (variant, (name, width)) in self.variants.iter().zip(&widths).enumerate() {
             let inner = if variant == 0 { grey } else { tint(grey) };
             let middle = top + 30;

@@ -89,7 +89,7 @@ impl Panel {
         let scale = Scale::covering(self.kind, &values, (bottom, top), margin_of(value_text, canvas));
 
         if !self.title.is_empty() {
-            let centre = ((plot.left + plot.right) / 2, outer.top + GAP);
+            let centre = (i32::midpoint(plot.left, plot.right), outer.top + GAP);
             canvas.text(
                 &self.title,
                 centre,
@@ -111,16 +111,12 @@ impl Panel {
                 let width = self.mark_width(slot);
                 let middle = left + slot * mode as i32 + slot / 2;
                 let x = middle + width * (2 * variant as i32 + 1 - self.variants as i32) / 2;
-                let marks = self
-                    .marks
-                    .iter()
-                    .find(|mark| mark.mode == mode && mark.variant == variant);
-                match marks {
-                    Some(mark) => self.draw_mark(canvas, mark, (x, width), plot, &scale, colour, value_text),
-                    None => {
-                        let place = (x, bottom - GAP);
-                        canvas.text("n/a", place, size::VALUE, GREY, (Align::Middle, Align::End));
-                    }
+                let mut marks = self.marks.iter();
+                if let Some(mark) = marks.find(|mark| mark.mode == mode && mark.variant == variant) {
+                    self.draw_mark(canvas, mark, (x, width), plot, &scale, colour, value_text);
+                } else {
+                    let place = (x, bottom - GAP);
+                    canvas.text("n/a", place, size::VALUE, GREY, (Align::Middle, Align::End));
                 }
             }
         }
@@ -213,7 +209,7 @@ impl Panel {
             );
         }
         canvas.line((plot.left, plot.top), (plot.left, plot.bottom), INK, 3);
-        let middle = (plot.top + plot.bottom) / 2;
+        let middle = i32::midpoint(plot.top, plot.bottom);
         let place = (outer_left, middle);
         canvas.text_upwards(&self.axis, place, size::LABEL, INK, (Align::Middle, Align::Start));
         if let Some((value, label)) = &self.reference {
@@ -291,8 +287,14 @@ impl Panel {
             let extreme = scale.pixel(extreme);
             canvas.line((x - 9, extreme), (x + 9, extreme), colour, 5);
             // Above these lines the label would not be read as that of the point.
-            let place = (x + RADIUS as i32 + GAP / 2, y);
-            canvas.text(&label, place, text.size, INK, (Align::Start, Align::Middle));
+            let beside = RADIUS as i32 + GAP / 2;
+            let fits = x + beside + canvas.font.width(&label, text.size) as i32 <= plot.right;
+            let (place, align) = if fits {
+                (x + beside, Align::Start)
+            } else {
+                (x - beside, Align::End)
+            };
+            canvas.text(&label, (place, y), text.size, INK, (align, Align::Middle));
             return;
         }
         let is_point = self.kind != ScaleKind::FromZero && !unplaceable;

@@ -7,7 +7,7 @@ use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::ScaleKind;
 use super::tradeoff::{self, TradeoffPoint};
-use super::{FigureError, constant};
+use super::{FigureError, describe};
 use crate::analysis::ModeRows;
 use crate::analysis::statistics::Summary;
 use crate::results::BenchmarkRow;
@@ -167,37 +167,22 @@ fn tradeoff_points(groups: &[ModeRows]) -> Vec<TradeoffPoint> {
 }
 
 fn subtitle(rows: &[&BenchmarkRow]) -> String {
-    let columns: [(&str, Column2); 5] = [
-        ("models", |row| &row.model),
-        ("backends", |row| &row.backend),
-        ("devices", |row| {
-            if row.device_name.is_empty() {
-                named(&row.gpu_name, &row.device)
-            } else {
-                &row.device_name
-            }
-        }),
-        ("precisions", |row| &row.precision),
-        ("conditions", |row| &row.condition),
-    ];
-    let parts = columns
-        .iter()
-        .filter_map(|(plural, value)| constant(plural, rows.iter().map(|row| value(row))));
-    let mut parts: Vec<String> = parts.collect();
-    // A backend and its device may have one name.
-    parts.dedup();
+    let mut parts = describe(rows.iter().map(|row| {
+        // The device's name says more than its id.
+        let names = [row.device_name.as_str(), &row.gpu_name, &row.device];
+        let device = names
+            .into_iter()
+            .find(|name| !name.is_empty())
+            .unwrap_or_default();
+        row.setting()
+            .map(|(column, value)| (column, if column == "device" { device } else { value }))
+    }));
     let batch_sizes: BTreeSet<u64> = rows.iter().filter_map(|row| row.batch_size).collect();
     if !batch_sizes.is_empty() {
         let sizes: Vec<String> = batch_sizes.iter().map(u64::to_string).collect();
         parts.push(format!("batch {}", sizes.join(", ")));
     }
     parts.join(" · ")
-}
-
-type Column2 = fn(&BenchmarkRow) -> &str;
-
-fn named<'a>(name: &'a str, otherwise: &'a str) -> &'a str {
-    if name.is_empty() { otherwise } else { name }
 }
 
 /// What bars and error bars are.

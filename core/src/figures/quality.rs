@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::{ScaleKind, value_label};
-use super::{FigureError, constant};
+use super::{FigureError, describe};
 use crate::analysis::QualityRows;
 use crate::analysis::statistics::Summary;
 use crate::results::{LOGITS_LAYER, QualityRow};
@@ -88,7 +88,7 @@ pub(super) fn draw(
                 .is_some()
         })
     });
-    let subtitle = subtitle(rows);
+    let subtitle = describe(rows.iter().filter(|row| row.is_ok()).map(QualityRow::setting)).join(" · ");
     let mut files = Vec::new();
     let mut save = |name: &str, page: Page| {
         if page.panels.iter().all(|panel| panel.marks.is_empty()) {
@@ -235,9 +235,7 @@ fn notes(quality: &QualityRows, modes: &Modes, layers: &[&str]) -> String {
     } else {
         String::new()
     };
-    format!(
-        "Means over sequences of the metric of each sequence's pooled vector.{spread} Axes of points do not start at 0."
-    )
+    format!("Means over sequences of the metric of each sequence's pooled vector.{spread}")
 }
 
 /// Draws token-level KL on a logarithmic axis, and perplexity beside it; `false` when there is neither.
@@ -344,22 +342,4 @@ fn zoomed_or_logarithmic(marks: &[Mark]) -> ScaleKind {
     } else {
         ScaleKind::Zoomed
     }
-}
-
-fn subtitle(rows: &[QualityRow]) -> String {
-    let columns: [(&str, fn(&QualityRow) -> &str); 5] = [
-        ("models", |row| &row.model),
-        ("backends", |row| &row.backend),
-        ("devices", |row| &row.device),
-        ("precisions", |row| &row.precision),
-        ("conditions", |row| &row.condition),
-    ];
-    let ok: Vec<&QualityRow> = rows.iter().filter(|row| row.is_ok()).collect();
-    let parts = columns
-        .iter()
-        .filter_map(|(plural, value)| constant(plural, ok.iter().map(|row| value(row))));
-    let mut parts: Vec<String> = parts.collect();
-    // A backend and its device may have one name.
-    parts.dedup();
-    parts.join(" · ")
 }

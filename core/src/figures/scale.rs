@@ -50,7 +50,6 @@ impl Scale {
         if high - low <= high.abs().max(low.abs()) * 1e-12 {
             let reach = match kind {
                 ScaleKind::Logarithmic => 0.5,
-                ScaleKind::FromZero if low == 0.0 => 1.0,
                 _ if low == 0.0 => 1.0,
                 _ => low.abs() * 0.1,
             };
@@ -98,8 +97,8 @@ impl Scale {
     }
 
     fn linear_ticks(&self) -> Vec<(f64, String)> {
-        /// Ticks aimed at; the steps of 1, 2, 2.5 and 5 give between 4 and 8.
-        const AIM: f64 = 5.0;
+        /// Ticks aimed at; the steps of 1, 2, 2.5 and 5 give between 3 and 7.
+        const AIM: f64 = 6.0;
         let rough = (self.high - self.low) / AIM;
         let power = 10f64.powf(rough.log10().floor());
         let step = [1.0, 2.0, 2.5, 5.0, 10.0]
@@ -227,7 +226,7 @@ mod tests {
         );
         assert_eq!(
             labels(ScaleKind::Zoomed, &[0.976, 0.9998]),
-            ["0.975", "0.980", "0.985", "0.990", "0.995", "1.000"]
+            ["0.975", "0.980", "0.985", "0.990", "0.995"]
         );
         let power = superscript("−5");
         let expected = [

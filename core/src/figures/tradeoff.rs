@@ -147,7 +147,7 @@ fn draw_axes(canvas: &mut Canvas, plot: Area, horizontal: &Scale, vertical: &Sca
     }
     canvas.line((plot.left, plot.top), (plot.left, plot.bottom), INK, 3);
     canvas.line((plot.left, plot.bottom), (plot.right, plot.bottom), INK, 3);
-    let middle = ((plot.left + plot.right) / 2, plot.bottom + 80);
+    let middle = (i32::midpoint(plot.left, plot.right), plot.bottom + 80);
     canvas.text(
         "Peak memory (GB)",
         middle,
@@ -155,7 +155,7 @@ fn draw_axes(canvas: &mut Canvas, plot: Area, horizontal: &Scale, vertical: &Sca
         INK,
         (Align::Middle, Align::Start),
     );
-    let middle = (BORDER, (plot.top + plot.bottom) / 2);
+    let middle = (BORDER, i32::midpoint(plot.top, plot.bottom));
     canvas.text_upwards(
         "Throughput (tokens/s)",
         middle,

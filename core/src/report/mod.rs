@@ -17,6 +17,11 @@ const DIGITS: usize = 4;
 /// Digits of cosine and correlation, whose differences from 1 matter.
 const CLOSE_TO_ONE_DIGITS: usize = 6;
 
+/// A heading with the column under it.
+type Column<Row, Value> = (&'static str, fn(&Row) -> Value);
+/// A heading with a column of text.
+type TextColumn = (&'static str, fn(&BenchmarkRow) -> &str);
+
 /// The main numbers by mode: speed, latency, memory, energy, and what the mode does to the model.
 pub fn overview(inputs: &Inputs) -> String {
     let quality = QualityRows::new(&inputs.quality);
@@ -68,10 +73,13 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
     let mut report = String::from("qbench performance report\n=========================\n");
     let mut section = |title: &str, body: &str| {
         if !body.is_empty() {
-            report.push_str(&format!(
-                "\n{title}\n{}\n{body}",
-                "-".repeat(title.chars().count())
-            ));
+            let rule = "-".repeat(title.chars().count());
+            report.extend([
+                "
+", title, "
+", &rule, "
+", body,
+            ]);
         }
     };
     section("What was measured", &setting(inputs, results_dir));
@@ -124,7 +132,7 @@ fn with_deviation(summary: Option<Summary>) -> String {
 }
 
 fn bullets<'a>(lines: impl Iterator<Item = &'a str>) -> String {
-    lines.map(|line| format!("  - {line}\n")).collect()
+    lines.flat_map(|line| ["  - ", line, "\n"]).collect()
 }
 
 fn distinct<T: Ord>(values: impl Iterator<Item = T>) -> Vec<T> {
@@ -145,7 +153,7 @@ fn setting(inputs: &Inputs, results_dir: &Path) -> String {
             .collect::<Vec<_>>()
             .join(", "),
     ));
-    let columns: [(&str, fn(&BenchmarkRow) -> &str); 10] = [
+    let columns: [TextColumn; 10] = [
         ("model", |row| &row.model),
         ("backend", |row| &row.backend),
         ("library", |row| &row.torch),
@@ -167,7 +175,7 @@ fn setting(inputs: &Inputs, results_dir: &Path) -> String {
         let values = distinct(inputs.rows.iter().map(value).filter(|value| !value.is_empty()));
         table.push((name, values.join(", ")));
     }
-    let counts: [(&str, fn(&BenchmarkRow) -> Option<u64>); 5] = [
+    let counts: [Column<BenchmarkRow, Option<u64>>; 5] = [
         ("batch sizes", |row| row.batch_size),
         ("timed batches", |row| row.runs),
         ("warm-up batches", |row| row.warmup),
@@ -186,15 +194,16 @@ fn setting(inputs: &Inputs, results_dir: &Path) -> String {
         "rows",
         format!("{} measured, {} failed", ok, inputs.rows.len() - ok),
     ));
-    table
+    table.retain(|(_, value)| !value.is_empty());
+    let lines: Vec<String> = table
         .iter()
-        .filter(|(_, value)| !value.is_empty())
         .map(|(name, value)| format!("  {name:<18} {value}\n"))
-        .collect()
+        .collect();
+    lines.concat()
 }
 
 /// A table of `mean ± std` by mode, columns that nobody measured left out; empty when none is left.
-fn summaries(groups: &[ModeRows], columns: &[(&str, fn(&BenchmarkRow) -> Option<f64>)]) -> String {
+fn summaries(groups: &[ModeRows], columns: &[Column<BenchmarkRow, Option<f64>>]) -> String {
     let measured: Vec<_> = columns
         .iter()
         .filter(|(_, column)| groups.iter().any(|group| !group.values(column).is_empty()))
@@ -277,10 +286,14 @@ fn energy(inputs: &Inputs, groups: &[ModeRows]) -> String {
         } else {
             reasons.join("; ")
         };
-        text.push_str(&format!(
-            "  no power reading in {} rows: {reasons}\n",
-            without.len()
-        ));
+        text.extend([
+            "  no power reading in ",
+            &without.len().to_string(),
+            " rows: ",
+            &reasons,
+            "
+",
+        ]);
     }
     text
 }
@@ -298,7 +311,7 @@ fn best(rows: &[BenchmarkRow]) -> String {
 }
 
 fn token_quality(quality: &QualityRows) -> String {
-    let columns: [(&str, fn(&QualityRow) -> Option<f64>); 9] = [
+    let columns: [Column<QualityRow, Option<f64>>; 9] = [
         ("KL mean", |row| row.token_kl_mean),
         ("KL median", |row| row.token_kl_median),
         ("KL p99", |row| row.token_kl_p99),
@@ -313,7 +326,7 @@ fn token_quality(quality: &QualityRows) -> String {
 }
 
 fn pooled_quality(quality: &QualityRows) -> String {
-    let columns: [(&str, fn(&QualityRow) -> Option<f64>); 7] = [
+    let columns: [Column<QualityRow, Option<f64>>; 7] = [
         ("KL", |row| row.kl_divergence),
         ("JS", |row| row.js_divergence),
         ("cosine", |row| row.cosine_similarity),
@@ -328,7 +341,7 @@ fn pooled_quality(quality: &QualityRows) -> String {
 fn quality_table(
     quality: &QualityRows,
     layers: &[&str],
-    columns: &[(&str, fn(&QualityRow) -> Option<f64>)],
+    columns: &[Column<QualityRow, Option<f64>>],
 ) -> String {
     let headings = ["mode", "layer"]
         .into_iter()
@@ -370,21 +383,18 @@ fn empty_quality(rows: &[QualityRow]) -> String {
 }
 
 fn execution(groups: &[ModeRows]) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     for group in groups {
-        for execution in distinct(
-            group
-                .rows
-                .iter()
-                .map(|row| row.execution.as_str())
-                .filter(|text| !text.is_empty()),
-        ) {
-            for layout in execution.split("; ") {
-                text.push_str(&format!("  {:<18} {layout}\n", group.mode));
-            }
+        let executions = group.rows.iter().map(|row| row.execution.as_str());
+        for execution in distinct(executions.filter(|text| !text.is_empty())) {
+            lines.extend(
+                execution
+                    .split("; ")
+                    .map(|layout| format!("  {:<18} {layout}\n", group.mode)),
+            );
         }
     }
-    text
+    lines.concat()
 }
 
 fn failures(inputs: &Inputs) -> String {

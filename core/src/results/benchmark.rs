@@ -112,6 +112,17 @@ impl BenchmarkRow {
         self.status.is_empty() || self.status == Status::Ok.as_str()
     }
 
+    /// What was measured, by the name of the column; rows of a comparison should agree in it.
+    pub fn setting(&self) -> [(&'static str, &str); 5] {
+        [
+            ("model", &self.model),
+            ("backend", &self.backend),
+            ("device", &self.device),
+            ("precision", &self.precision),
+            ("condition", &self.condition),
+        ]
+    }
+
     /// The row of a performance record; `None` for a record of another kind.
     pub fn from_record(record: &Record) -> Option<Self> {
         let cell = &record.cell;

@@ -128,13 +128,12 @@ pub fn read_journal(results_dir: &Path) -> Result<JournalContents, ResultsError>
                 expected: RECORD_SCHEMA,
             });
         }
-        match place_of.get(&record.cell) {
-            // The place was stored when the record was pushed, and records are never removed.
-            Some(&place) => contents.records[place] = record,
-            None => {
-                place_of.insert(record.cell.clone(), contents.records.len());
-                contents.records.push(record);
-            }
+        let place = *place_of
+            .entry(record.cell.clone())
+            .or_insert(contents.records.len());
+        match contents.records.get_mut(place) {
+            Some(earlier) => *earlier = record,
+            None => contents.records.push(record),
         }
     }
     Ok(contents)

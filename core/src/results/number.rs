@@ -12,6 +12,7 @@ enum NumberOrText {
     Text(String),
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match *value {
         value if value.is_finite() => serializer.serialize_f64(value),

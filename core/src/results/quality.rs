@@ -119,6 +119,17 @@ impl QualityRow {
         self.status.is_empty() || self.status == Status::Ok.as_str()
     }
 
+    /// What was measured, by the name of the column; rows of a comparison should agree in it.
+    pub fn setting(&self) -> [(&'static str, &str); 5] {
+        [
+            ("model", &self.model),
+            ("backend", &self.backend),
+            ("device", &self.device),
+            ("precision", &self.precision),
+            ("condition", &self.condition),
+        ]
+    }
+
     fn pooled(record: &Record, layer: &LayerQuality) -> Self {
         let snr = layer.snr_db.or((layer.snr_infinite > 0).then_some(f64::INFINITY));
         Self {

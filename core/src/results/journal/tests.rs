@@ -42,7 +42,7 @@ fn half_written_last_line_is_a_warning_and_the_next_record_follows_cleanly() {
     fs::write(&path, &bytes[..bytes.len() - 40]).unwrap();
 
     let contents = read_journal(directory.path()).unwrap();
-    assert_eq!(contents.records, [first.clone()]);
+    assert_eq!(contents.records, std::slice::from_ref(&first));
     assert!(
         contents.warnings[0].contains("cells.jsonl, line 2"),
         "{:?}",
