@@ -1,0 +1,252 @@
+//! The whole chain against transformers and bitsandbytes: checkpoint, modes plugin, cpu plugin, through the host's
+//! loader, for mistral-tiny and what the real libraries computed for it (fixtures/bitsandbytes/README.md).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use qbench::plugins::load;
+use qbench_core::checkpoint::{Checkpoint, ModulePolicy, StoredWeights};
+use qbench_sdk::{
+    DType, Model, Options,
+    backend::{Cache, ForwardOutput, LoadRequest, LogitRows, TokenBatch},
+};
+use qbench_tests::{plugin, repository};
+use safetensors::{Dtype, SafeTensors};
+
+const VOCAB: usize = 4096;
+const LENGTH: usize = 128;
+
+/// Largest difference of a logit, relative to the largest logit: transformers' own attention implementations differ by
+/// a thousandth of this with float weights, and by a seventh with int8, where a code may round to the other side.
+const LOGITS: f64 = 2e-4;
+const LOGITS_INT8: f64 = 5e-3;
+/// Log-sum-exp, the next token's logit and the two largest, absolute.
+const SCALARS: f64 = 1e-3;
+/// Mean token KL, relative; one rounding of an int8 activation more or less moves it by some tenths of a percent.
+const KL: f64 = 0.01;
+const KL_INT8: f64 = 0.03;
+/// Perplexity, relative.
+const PERPLEXITY: f64 = 1e-3;
+
+fn fixture(name: &str) -> PathBuf {
+    repository().join("tests/fixtures/bitsandbytes/mistral-tiny").join(name)
+}
+
+fn model(mode: &str) -> Box<dyn Model> {
+    let scheme = load(&plugin("libqbench_modes.so")).unwrap().open_scheme(mode, &Options::none()).unwrap();
+    let backend = load(&plugin("libqbench_cpu.so")).unwrap().open_backend("cpu", &Options::none()).unwrap();
+    let checkpoint = Arc::new(Checkpoint::open(fixture("config.json").parent().unwrap()).unwrap());
+    let weights = StoredWeights::new(
+        checkpoint.clone(),
+        Arc::from(scheme),
+        &ModulePolicy::new(&[], &[]).unwrap(),
+        DType::F32,
+        2,
+    );
+    backend
+        .load(LoadRequest {
+            config_json: checkpoint.config_text(),
+            weights: Arc::new(weights.unwrap()),
+            device: "cpu",
+            compute: DType::F32,
+            threads: 2,
+        })
+        .unwrap()
+}
+
+/// The fixture's tensors.
+struct Expected(Vec<u8>);
+
+impl Expected {
+    fn read() -> Self {
+        Self(fs::read(fixture("expected.safetensors")).unwrap())
+    }
+
+    fn of(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        let (fours, twos) = (view.data().as_chunks::<4>().0, view.data().as_chunks::<2>().0);
+        match view.dtype() {
+            Dtype::F32 => fours.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
+            Dtype::I32 => fours.iter().map(|bytes| f64::from(i32::from_le_bytes(*bytes))).collect(),
+            Dtype::I16 => twos.iter().map(|bytes| f64::from(i16::from_le_bytes(*bytes))).collect(),
+            Dtype::U8 => view.data().iter().map(|byte| f64::from(*byte)).collect(),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    fn ids(&self) -> Vec<u32> {
+        self.of("input_ids").iter().map(|id| *id as u32).collect()
+    }
+
+    fn mask(&self) -> Vec<u8> {
+        self.of("attention_mask").iter().map(|token| *token as u8).collect()
+    }
+
+    /// Rows of the tokens in the padded batch, sequence after sequence.
+    fn tokens(&self) -> Vec<usize> {
+        let mask = self.mask();
+        (0..mask.len()).filter(|row| mask[*row] == 1).collect()
+    }
+
+    /// Mean token KL and perplexity that the real libraries gave.
+    fn metrics(variant: &str) -> (f64, f64) {
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap();
+        let metrics = &json["metrics_vs_standard_f32"][variant];
+        (metrics["kl_mean"].as_f64().unwrap(), metrics["ppl"].as_f64().unwrap())
+    }
+}
+
+fn forward(model: &mut dyn Model, ids: &[u32], mask: &[u8], batch: usize) -> Vec<f32> {
+    let mut logits = vec![f32::NAN; ids.len() * VOCAB];
+    let batch = TokenBatch {
+        ids,
+        mask,
+        batch,
+        length: ids.len() / batch,
+        cache: Cache::None,
+    };
+    let mut output = ForwardOutput {
+        logits: Some((LogitRows::All, &mut logits)),
+        ..ForwardOutput::default()
+    };
+    model.forward(batch, &mut output).unwrap();
+    logits
+}
+
+/// Logits of the stored, right-padded batch in one call.
+fn whole_batch(mode: &str, expected: &Expected) -> Vec<f32> {
+    forward(model(mode).as_mut(), &expected.ids(), &expected.mask(), 4)
+}
+
+/// The same batch, one unpadded sequence a call; rows of padding stay zero.
+fn per_sequence(mode: &str, expected: &Expected) -> Vec<f32> {
+    let (ids, mask) = (expected.ids(), expected.mask());
+    let mut model = model(mode);
+    let mut logits = vec![0.0; ids.len() * VOCAB];
+    for sequence in 0..4 {
+        let start = sequence * LENGTH;
+        let length = mask[start..start + LENGTH].iter().filter(|token| **token == 1).count();
+        let values = forward(model.as_mut(), &ids[start..start + length], &vec![1; length], 1);
+        logits[start * VOCAB..(start + length) * VOCAB].copy_from_slice(&values);
+    }
+    logits
+}
+
+fn row(logits: &[f32], index: usize) -> &[f32] {
+    &logits[index * VOCAB..(index + 1) * VOCAB]
+}
+
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let max = row.iter().fold(f32::NEG_INFINITY, |max, value| max.max(*value));
+    let sum: f64 = row.iter().map(|value| f64::from(value - max).exp()).sum();
+    f64::from(max) + sum.ln()
+}
+
+/// Mean over all tokens of KL(reference ‖ logits), in nats.
+fn mean_kl(reference: &[f32], logits: &[f32], expected: &Expected) -> f64 {
+    let tokens = expected.tokens();
+    let sum: f64 = tokens
+        .iter()
+        .map(|token| {
+            let (p, q) = (row(reference, *token), row(logits, *token));
+            let shift = log_sum_exp(q) - log_sum_exp(p);
+            let weight = log_sum_exp(p);
+            p.iter()
+                .zip(q)
+                .map(|(p, q)| (f64::from(*p) - weight).exp() * (f64::from(*p) - f64::from(*q) + shift))
+                .sum::<f64>()
+        })
+        .sum();
+    sum / tokens.len() as f64
+}
+
+/// The token after the one in `row`, where its sequence has one.
+fn next_token(row: usize, ids: &[u32], mask: &[u8]) -> Option<u32> {
+    let next = row + 1;
+    (!next.is_multiple_of(LENGTH) && mask[next] == 1).then(|| ids[next])
+}
+
+fn perplexity(logits: &[f32], expected: &Expected) -> f64 {
+    let (ids, mask) = (expected.ids(), expected.mask());
+    let losses: Vec<f64> = expected
+        .tokens()
+        .into_iter()
+        .filter_map(|token| {
+            let next = next_token(token, &ids, &mask)?;
+            let row = row(logits, token);
+            Some(log_sum_exp(row) - f64::from(row[next as usize]))
+        })
+        .collect();
+    (losses.iter().sum::<f64>() / losses.len() as f64).exp()
+}
+
+fn near(value: f64, truth: f64, tolerance: f64, what: &str) {
+    assert!((value - truth).abs() <= tolerance, "{what}: {value} is not {truth} within {tolerance}");
+}
+
+/// Stored logits of one or two positions, relative to the largest.
+fn check_logits(variant: &str, logits: &[f32], expected: &Expected, tolerance: f64) {
+    let sample = expected.of(&format!("{variant}.logits_sample"));
+    let largest = sample.iter().fold(0.0_f64, |max, value| max.max(value.abs()));
+    let positions = expected.of("sample_positions");
+    for (position, truth) in positions.chunks(2).zip(sample.chunks(VOCAB)) {
+        let at = position[0] as usize * LENGTH + position[1] as usize;
+        for (value, truth) in row(logits, at).iter().zip(truth) {
+            near(f64::from(*value), *truth, tolerance * largest, &format!("{variant}, a logit of row {at}"));
+        }
+    }
+}
+
+/// What is stored for every token.
+fn check_every_token(variant: &str, logits: &[f32], expected: &Expected) {
+    let (ids, mask) = (expected.ids(), expected.mask());
+    let of = |name: &str| expected.of(&format!("{variant}.{name}"));
+    let (lse, next_logit, top) = (of("lse"), of("next_logit"), of("top2_logits"));
+    for (index, token) in expected.tokens().into_iter().enumerate() {
+        let row = row(logits, token);
+        near(log_sum_exp(row), lse[index], SCALARS, &format!("{variant}, lse of row {token}"));
+        if let Some(next) = next_token(token, &ids, &mask) {
+            let value = f64::from(row[next as usize]);
+            near(value, next_logit[index], SCALARS, &format!("{variant}, next logit of row {token}"));
+        }
+        let mut sorted = row.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        for rank in 0..2 {
+            let what = format!("{variant}, logit {rank} of row {token}");
+            near(f64::from(sorted[rank]), top[2 * index + rank], SCALARS, &what);
+        }
+    }
+}
+
+#[test]
+fn float_and_4bit_modes_are_transformers_and_bitsandbytes() {
+    let expected = Expected::read();
+    let reference = whole_batch("standard", &expected);
+    for mode in ["standard", "4bit_nf4", "4bit_fp4", "4bit_nf4_double"] {
+        let variant = format!("{mode}.f32");
+        let logits = whole_batch(mode, &expected);
+        check_logits(&variant, &logits, &expected, LOGITS);
+        check_every_token(&variant, &logits, &expected);
+        let (kl, ppl) = if mode == "standard" { (0.0, 18.051_453_566) } else { Expected::metrics(&variant) };
+        near(mean_kl(&reference, &logits, &expected), kl, KL * kl + 1e-12, &format!("{variant}, mean KL"));
+        near(perplexity(&logits, &expected), ppl, PERPLEXITY * ppl, &format!("{variant}, perplexity"));
+    }
+}
+
+#[test]
+fn int8_is_bitsandbytes_for_a_batch_and_for_each_sequence() {
+    let expected = Expected::read();
+    let reference = whole_batch("standard", &expected);
+    let batch = whole_batch("8bit", &expected);
+    check_logits("8bit.f32", &batch, &expected, LOGITS_INT8);
+    let (kl, ppl) = Expected::metrics("8bit.f32");
+    near(mean_kl(&reference, &batch, &expected), kl, KL_INT8 * kl, "8bit.f32, mean KL");
+    near(perplexity(&batch, &expected), ppl, PERPLEXITY * ppl, "8bit.f32, perplexity");
+
+    let single = per_sequence("8bit", &expected);
+    let (kl, ppl) = Expected::metrics("8bit.f32.per_sequence");
+    near(mean_kl(&reference, &single, &expected), kl, KL_INT8 * kl, "8bit.f32.per_sequence, mean KL");
+    near(perplexity(&single, &expected), ppl, PERPLEXITY * ppl, "8bit.f32.per_sequence, perplexity");
+    assert!(batch != single, "outlier columns depend on the call");
+}

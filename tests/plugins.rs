@@ -1,0 +1,143 @@
+//! Discovery: what is found, what is refused and why, and that no file takes the host down.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use qbench_tests::{fails, plugin, qbench, stdout};
+use tempfile::TempDir;
+
+fn list(directory: &Path, fault: &str) -> serde_json::Value {
+    let mut command = qbench();
+    command.args(["plugin", "list", "--json", "--plugin-dir"]).arg(directory).env("QBENCH_TEST_FAULT", fault);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The reason for which the only other file of `directory` is refused.
+fn refusal(directory: &TempDir, fault: &str) -> String {
+    let listed = list(directory.path(), fault);
+    let refused = listed["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 1, "{listed}");
+    assert!(refused[0]["path"].as_str().unwrap().starts_with(directory.path().to_str().unwrap()));
+    // The built-in plugins are found all the same.
+    assert_eq!(listed["files"].as_array().unwrap().len(), 2, "{listed}");
+    refused[0]["reason"].as_str().unwrap().to_owned()
+}
+
+fn directory_with(name: &str, content: &[u8]) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join(name), content).unwrap();
+    directory
+}
+
+fn directory_with_plugin(file: &str) -> TempDir {
+    directory_with("libqbench_fixture.so", &fs::read(plugin(file)).unwrap())
+}
+
+#[test]
+fn the_built_in_plugins_are_listed_with_what_they_offer() {
+    let output = qbench().args(["plugin", "list"]).output().unwrap();
+    let text = stdout(&output);
+    for word in ["4bit_nf4_double (also nf4_double)", "standard", "backend  cpu", "device cpu", "libqbench_modes.so", "sha256"] {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+    assert!(!text.contains("refused"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_library_is_refused() {
+    let reason = refusal(&directory_with("libqbench_text.so", b"no library at all"), "");
+    assert!(reason.contains("expected a shared library"), "{reason}");
+    // An ELF header and nothing that it points to.
+    let start = &fs::read(plugin("libtestplugin_misbehaving.so")).unwrap()[..4096];
+    let reason = refusal(&directory_with("libqbench_start.so", start), "");
+    assert!(reason.contains("expected a shared library"), "{reason}");
+}
+
+#[test]
+fn a_library_that_is_no_plugin_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("empty.c");
+    fs::write(&source, "int nothing(void) { return 0; }\n").unwrap();
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(directory.path().join("libqbench_c.so")).arg(&source);
+    assert!(compiler.status().unwrap().success());
+    let reason = refusal(&directory, "");
+    assert!(reason.contains("without a plugin header"), "{reason}");
+}
+
+#[test]
+fn another_version_of_the_abi_is_refused_in_one_line() {
+    let reason = refusal(&directory_with_plugin("libtestplugin_other_abi.so"), "");
+    assert!(reason.contains("plugin ABI 2.0.0, this qbench loads 1.x"), "{reason}");
+    assert_eq!(reason.lines().count(), 1);
+}
+
+#[test]
+fn a_plugin_that_fails_while_it_is_loaded_is_refused() {
+    let directory = directory_with_plugin("libtestplugin_misbehaving.so");
+    for (fault, expected) in [
+        ("panic", "panicked: the test asked for a panic"),
+        ("abort", "it died of signal 6"),
+        ("exit", "ended with exit code 0 without leaving a result"),
+    ] {
+        let reason = refusal(&directory, fault);
+        assert!(reason.contains(expected), "{fault}: {reason}");
+    }
+    assert_eq!(list(directory.path(), "")["files"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_file_that_everybody_may_write_is_refused() {
+    let directory = directory_with_plugin("libtestplugin_misbehaving.so");
+    let file = directory.path().join("libqbench_fixture.so");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    assert!(refusal(&directory, "").contains("may be written by everybody"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(refusal(&directory, "").contains("may be written by everybody"));
+}
+
+#[test]
+fn a_named_file_that_is_no_plugin_ends_the_run_before_it_starts() {
+    let directory = directory_with("corrupt.so", b"\x7fELF and nothing more");
+    let file = directory.path().join("corrupt.so");
+    let outdir = directory.path().join("results");
+    let message =
+        fails(qbench().arg("--plugin").arg(&file).arg("--outdir").arg(&outdir), 3, &["corrupt.so", "expected a shared library"]);
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(!outdir.exists());
+}
+
+#[test]
+fn two_files_with_one_mode_are_an_error_that_names_both() {
+    let (first, second) =
+        (directory_with_plugin("libtestplugin_misbehaving.so"), tempfile::tempdir().unwrap());
+    // The same plugin with another hash: bytes after the end of an ELF file mean nothing.
+    let mut bytes = fs::read(plugin("libtestplugin_misbehaving.so")).unwrap();
+    bytes.push(0);
+    fs::write(second.path().join("libqbench_other.so"), bytes).unwrap();
+    let mut command = qbench();
+    command.arg("--plugin").arg("misbehaving");
+    for directory in [&first, &second] {
+        command.arg("--plugin-dir").arg(directory.path());
+    }
+    fails(&mut command, 2, &["misbehaving", "libqbench_fixture.so", "libqbench_other.so"]);
+    // The same file twice counts once.
+    fs::copy(first.path().join("libqbench_fixture.so"), second.path().join("libqbench_other.so")).unwrap();
+    let listed = list(first.path(), "");
+    assert_eq!(listed["files"].as_array().unwrap().len(), 3, "{listed}");
+}
+
+#[test]
+fn unknown_names_are_answered_with_what_there_is() {
+    fails(qbench().args(["--plugin", "nf5"]), 2, &["unknown mode `nf5`", "nf4_double", "4bit_nf4_double", "int8"]);
+    fails(qbench().args(["run", "--modes", "8bits"]), 2, &["unknown mode `8bits`", "8bit"]);
+    fails(qbench().args(["run", "--backend", "gpu"]), 2, &["unknown backend `gpu`", "cpu"]);
+    fails(qbench().args(["run", "--device", "cuda:0"]), 2, &["no device `cuda:0`", "cpu"]);
+    fails(qbench().args(["--plugin", "nf4:blok=32"]), 2, &["blok", "block"]);
+    fails(qbench().args(["--plugin", "nf4:block=63"]), 2, &["63"]);
+    fails(qbench().args(["run", "--precison", "f32"]), 2, &["--precision"]);
+    fails(qbench().args(["--plugin", "./no-such-file.so"]), 3, &["no-such-file.so"]);
+}

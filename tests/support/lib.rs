@@ -1,0 +1,112 @@
+//! What the end-to-end tests share: the program and the plugins as cargo builds them, and ways to start and judge it.
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command as Process, Output},
+    sync::OnceLock,
+};
+
+use assert_cmd::Command;
+
+/// The repository.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Builds the program and all plugins once, with the profile of the tests, and returns the directory they lie in.
+///
+/// Cargo builds a package's binary for that package's own tests only, and these tests have a package of their own.
+pub fn built() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| {
+        let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(repository()).args(["build", "--quiet"]);
+        for package in
+            ["qbench", "qbench-modes", "qbench-cpu", "qbench-testplugin-misbehaving", "qbench-testplugin-other-abi"]
+        {
+            cargo.args(["--package", package]);
+        }
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "cargo build");
+        // <target>/<profile>/deps/<test>
+        let executable = env::current_exe().unwrap();
+        executable.parent().unwrap().parent().unwrap().to_path_buf()
+    })
+}
+
+/// The file of a built plugin, such as `libqbench_cpu.so`.
+pub fn plugin(name: &str) -> PathBuf {
+    let path = built().join(name);
+    assert!(path.exists(), "{}", path.display());
+    path
+}
+
+/// The program, in an environment without plugins or models of the user's.
+pub fn qbench() -> Command {
+    let mut command = Command::new(built().join("qbench"));
+    command
+        .env_remove("QBENCH_PLUGIN_PATH")
+        .env_remove("QBENCH_SHARE")
+        .env_remove("HF_HOME")
+        .env_remove("HF_HUB_CACHE")
+        .env("XDG_DATA_HOME", "/nonexistent")
+        .env("XDG_CACHE_HOME", "/nonexistent");
+    command
+}
+
+/// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once.
+pub fn small_run(outdir: &Path) -> Command {
+    let mut command = qbench();
+    command
+        .args(["run", "--truncate-tokens", "48", "--samples-per-cond", "4", "--batch-sizes", "2"])
+        .args(["--warmup", "1", "--num-repeats", "1", "--threads", "2", "--outdir"])
+        .arg(outdir);
+    command
+}
+
+/// Standard output as text.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Standard error as text.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs a command that must fail with `code`, and checks that each of `words` stands in its message and that it did not
+/// panic. Returns the message.
+pub fn fails(command: &mut Command, code: i32, words: &[&str]) -> String {
+    let output = command.output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{message}");
+    assert!(!message.contains("panicked at"), "{message}");
+    for word in words {
+        assert!(message.contains(word), "`{word}` is not in: {message}");
+    }
+    message
+}
+
+/// The rows of a CSV file as maps from column to value, in order.
+pub fn rows(path: &Path) -> Vec<std::collections::BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    reader.deserialize().collect::<Result<_, _>>().unwrap()
+}
+
+/// The one benchmark table of a results directory.
+pub fn benchmark_table(outdir: &Path) -> PathBuf {
+    let tables: Vec<PathBuf> = fs::read_dir(outdir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            name.starts_with("benchmark_") && name.ends_with(".csv")
+        })
+        .collect();
+    assert_eq!(tables.len(), 1, "{tables:?}");
+    tables[0].clone()
+}
