@@ -303,6 +303,16 @@ impl Panel {
         } else {
             GAP
         };
+        if self.kind == ScaleKind::FromZero && mark.value < 0.0 && !unplaceable {
+            let lowest = mark.range.map_or(y, |(low, _)| scale.pixel(low).max(y));
+            let place = (x, lowest + GAP);
+            if text.upwards {
+                canvas.text_upwards(&label, place, text.size, INK, (Align::End, Align::Middle));
+            } else {
+                canvas.text(&label, place, text.size, INK, (Align::Middle, Align::Start));
+            }
+            return;
+        }
         if !text.upwards {
             // Grid lines must not run through the digits.
             let half = canvas.font.width(&label, text.size) as i32 / 2 + 4;
