@@ -126,7 +126,7 @@ impl WeightFiles {
                 TensorEntry {
                     shape: info.shape.clone(),
                     dtype: float_type(info.dtype),
-                    stored_as: info.dtype.to_string(),
+                    stored_as: info.dtype,
                 },
             );
             if let Some(other) = self.locations.insert(tensor.clone(), Location { file, range }) {

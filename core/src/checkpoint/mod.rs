@@ -2,9 +2,11 @@
 //!
 //! [`ModelSource`] says where a model is, [`Checkpoint`] holds its config and its mapped weights, [`ModulePolicy`]
 //! chooses what is quantised, and [`StoredWeights`] hands the weights to a backend, each as the mode stores it.
+//! [`export`] writes a quantised model that transformers loads.
 
 mod dimensions;
 mod error;
+pub mod export;
 mod files;
 mod ledger;
 mod parallel;

@@ -4,8 +4,8 @@ use globset::{Glob, GlobMatcher};
 
 use super::{CheckpointError, TensorEntry};
 
-/// Modules that no mode quantises, as in transformers: the output head (`lm_head`, GPT-NeoX's `embed_out`) ...
-const HEADS: [&str; 2] = ["lm_head", "embed_out"];
+/// Modules that no mode quantises, as in transformers: the output head (`embed_out` is GPT-NeoX's) ...
+pub(super) const HEADS: [&str; 2] = ["lm_head", "embed_out"];
 /// ... embeddings, by parts of their names, and norms.
 const NOT_LINEAR: [&str; 4] = ["embed", "wte", "wpe", "norm"];
 
@@ -76,13 +76,25 @@ impl ModulePolicy {
 }
 
 fn linear_module<'a>(name: &'a str, entry: &TensorEntry) -> Option<&'a str> {
+    linear_or_head(name, entry).filter(|module| !is_head(module))
+}
+
+/// The name of the module, if the tensor is the weight of a Linear, output heads included.
+pub(super) fn linear_or_head<'a>(name: &'a str, entry: &TensorEntry) -> Option<&'a str> {
     let module = name.strip_suffix(".weight")?;
-    let last = module.rsplit('.').next().unwrap_or(module);
     let linear = entry.shape.len() == 2
         && entry.dtype.is_some()
-        && !HEADS.contains(&last)
-        && !NOT_LINEAR.iter().any(|part| last.contains(part));
+        && !NOT_LINEAR.iter().any(|part| last_part(module).contains(part));
     linear.then_some(module)
+}
+
+/// Whether the module is the output head.
+pub(super) fn is_head(module: &str) -> bool {
+    HEADS.contains(&last_part(module))
+}
+
+fn last_part(module: &str) -> &str {
+    module.rsplit('.').next().unwrap_or(module)
 }
 
 fn matches(glob: &GlobMatcher, module: &str) -> bool {
@@ -102,7 +114,7 @@ mod tests {
         TensorEntry {
             shape: shape.to_vec(),
             dtype: Some(DType::BF16),
-            stored_as: "BF16".to_owned(),
+            stored_as: safetensors::Dtype::BF16,
         }
     }
 

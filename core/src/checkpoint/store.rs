@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::files::WeightFiles;
 use super::synthetic::Synthetic;
-use super::{CheckpointError, SourceTensor, TensorEntry};
+use super::tensor::TensorBytes;
+use super::{CheckpointError, Dimensions, SourceTensor, TensorEntry};
 
 /// A model as it is stored: its config, and its tensors by name.
 pub struct Checkpoint {
@@ -122,21 +123,49 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError::MissingTensor`], or [`CheckpointError::ElementType`] when the elements are no floats.
     pub fn tensor(&self, name: &str, threads: usize) -> Result<SourceTensor, CheckpointError> {
-        let missing = || CheckpointError::MissingTensor {
-            checkpoint: self.name.clone(),
-            tensor: name.to_owned(),
-        };
-        let entry = self.entries.get(name).ok_or_else(missing)?;
+        let entry = self.entries.get(name).ok_or_else(|| self.missing(name))?;
         let dtype = entry.dtype.ok_or_else(|| CheckpointError::ElementType {
             checkpoint: self.name.clone(),
             tensor: name.to_owned(),
-            dtype: entry.stored_as.clone(),
+            dtype: entry.stored_as.to_string(),
         })?;
-        let bytes = match &self.weights {
-            Source::Files(files) => files.tensor(name).ok_or_else(missing)?,
-            Source::Synthetic(weights) => weights.tensor(name, entry, dtype, threads),
-        };
+        let bytes = self.bytes(name, threads)?;
         Ok(SourceTensor::new(bytes, entry.rows(), entry.cols(), dtype))
+    }
+
+    /// The bytes of a tensor of any type.
+    pub(super) fn bytes(&self, name: &str, threads: usize) -> Result<TensorBytes, CheckpointError> {
+        match &self.weights {
+            Source::Files(files) => files.tensor(name),
+            Source::Synthetic(weights) => self
+                .entries
+                .get(name)
+                .map(|entry| weights.tensor(name, entry, threads)),
+        }
+        .ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> CheckpointError {
+        CheckpointError::MissingTensor {
+            checkpoint: self.name.clone(),
+            tensor: name.to_owned(),
+        }
+    }
+
+    /// The directory of the model's files; `None` for synthetic weights.
+    pub fn directory(&self) -> Option<&Path> {
+        match self.weights {
+            Source::Files(_) => self.config_path.parent(),
+            Source::Synthetic(_) => None,
+        }
+    }
+
+    /// Sizes of the decoder that config.json describes.
+    ///
+    /// # Errors
+    /// Those of [`Dimensions::from_config`].
+    pub fn dimensions(&self) -> Result<Dimensions, CheckpointError> {
+        Dimensions::from_config(&self.config_path, &self.config)
     }
 
     /// SHA-256 of the contents as 64 hexadecimal digits, computed at the first call: reads all weights once.
@@ -190,7 +219,8 @@ fn read_config(path: &Path) -> Result<(String, Value), CheckpointError> {
     }
 }
 
-fn hex(digest: &[u8]) -> String {
+/// The bytes in hexadecimal digits.
+pub(super) fn hex(digest: &[u8]) -> String {
     digest.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.
         let _ = write!(text, "{byte:02x}");

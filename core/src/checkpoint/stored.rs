@@ -98,6 +98,11 @@ impl StoredWeights {
         self.layouts.iter().map(|(name, layout)| (name.as_str(), layout))
     }
 
+    /// The layout of a weight that the mode stores.
+    pub fn layout(&self, name: &str) -> Option<&Layout> {
+        self.layouts.get(name)
+    }
+
     /// The different layouts among the weights that the mode stores, each with the number of its weights, in the order
     /// of the first weight's name: what a backend is asked about before anything is loaded.
     pub fn layouts(&self) -> Vec<(Layout, usize)> {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::dimensions::{Dimensions, key_error};
 use super::parallel::fill_parts;
 use super::philox::normal4;
-use super::tensor::TensorBytes;
+use super::tensor::{TensorBytes, safetensors_type};
 use super::{CheckpointError, TensorEntry};
 
 /// Standard deviation of the weights: what transformers initialises Mistral and Llama with.
@@ -24,6 +24,7 @@ const MODEL_TYPES: [&str; 2] = ["mistral", "llama"];
 /// and order change nothing.
 pub(super) struct Synthetic {
     seed: u64,
+    dtype: DType,
 }
 
 impl Synthetic {
@@ -54,19 +55,17 @@ impl Synthetic {
         let entries = shapes(&dimensions)
             .into_iter()
             .map(|(name, shape)| {
-                let stored_as = dtype.as_str().to_uppercase();
-                let dtype = Some(dtype);
                 (
                     name,
                     TensorEntry {
                         shape,
-                        dtype,
-                        stored_as,
+                        dtype: Some(dtype),
+                        stored_as: safetensors_type(dtype),
                     },
                 )
             })
             .collect();
-        Ok((Self { seed }, entries))
+        Ok((Self { seed, dtype }, entries))
     }
 
     /// What stands for the weights in a fingerprint.
@@ -75,13 +74,8 @@ impl Synthetic {
     }
 
     /// Draws a tensor. Norms are vectors, and are 1 as in a new model.
-    pub(super) fn tensor(
-        &self,
-        name: &str,
-        entry: &TensorEntry,
-        dtype: DType,
-        threads: usize,
-    ) -> TensorBytes {
+    pub(super) fn tensor(&self, name: &str, entry: &TensorEntry, threads: usize) -> TensorBytes {
+        let dtype = self.dtype;
         let mut bytes = AlignedBuffer::zeroed(entry.rows() * entry.cols() * dtype.size());
         if entry.shape.len() == 1 {
             round_to(&vec![1.0; entry.cols()], dtype, &mut bytes);

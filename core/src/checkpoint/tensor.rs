@@ -12,7 +12,7 @@ pub struct TensorEntry {
     /// Element type; `None` for types that are no weights (integers, 8-bit floats, …).
     pub dtype: Option<DType>,
     /// Element type as safetensors calls it.
-    pub stored_as: String,
+    pub stored_as: safetensors::Dtype,
 }
 
 impl TensorEntry {
@@ -31,6 +31,22 @@ impl TensorEntry {
             [] => 1,
             [_, rest @ ..] => rest.iter().product(),
         }
+    }
+
+    /// Bytes of the tensor.
+    pub fn bytes(&self) -> usize {
+        self.rows() * self.cols() * self.stored_as.bitsize() / 8
+    }
+}
+
+/// The type as safetensors calls it.
+pub(super) fn safetensors_type(dtype: DType) -> safetensors::Dtype {
+    match dtype {
+        DType::F32 => safetensors::Dtype::F32,
+        DType::F16 => safetensors::Dtype::F16,
+        DType::BF16 => safetensors::Dtype::BF16,
+        DType::I8 => safetensors::Dtype::I8,
+        DType::U8 => safetensors::Dtype::U8,
     }
 }
 
