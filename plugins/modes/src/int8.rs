@@ -83,7 +83,7 @@ impl QuantScheme for Int8 {
             for (row, (codes, scale)) in codes.chunks_exact_mut(cols).zip(scales).enumerate() {
                 source.read_row(part * rows_a_part + row, &mut values)?;
                 round_to_f16(&mut values);
-                *scale = quantize_row(&values, codes);
+                *scale = pulp::Arch::new().dispatch(|| quantize_row(&values, codes));
             }
             Ok(())
         })?;

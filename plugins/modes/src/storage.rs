@@ -79,9 +79,13 @@ pub(crate) fn read_flat(source: &Matrix<'_>, first: usize, out: &mut [f32]) -> R
 }
 
 /// The largest magnitude; NaN when any value is NaN.
+#[inline]
 pub(crate) fn absmax(values: &[f32]) -> f32 {
     // Magnitudes are ordered as their bits are, with NaN above infinity.
-    f32::from_bits(values.iter().fold(0, |max, value| max.max(value.abs().to_bits())))
+    let bits = values
+        .iter()
+        .fold(0, |max, value| value.abs().to_bits().cast_signed().max(max));
+    f32::from_bits(bits.cast_unsigned())
 }
 
 #[cfg(test)]

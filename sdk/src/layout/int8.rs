@@ -47,24 +47,35 @@ pub fn round_to_f16(values: &mut [f32]) {
     }
 }
 
-/// Scale and codes of one row of f16 values, for activations and weights alike.
+/// Scale and codes of one row of f16 values (see [`round_to_f16`]), for activations and weights alike.
 ///
 /// `scale = max |x|` and `code = round_half_even(f32(x · f32(f32(1 / scale) · 127)))`. A row of zeros has scale 0 and
 /// codes 0; a row with a NaN or an infinity has that scale and codes 0. Source: bitsandbytes `int8_vectorwise_quant`.
 ///
 /// # Panics
 /// When `codes` is not as long as `values`.
+// Inlined, so that a caller's vector instructions are used.
+#[inline]
 pub fn quantize_row(values: &[f32], codes: &mut [i8]) -> f32 {
     assert_eq!(values.len(), codes.len(), "one code for each value");
     // Magnitudes are ordered as their bits are, with NaN above infinity: a NaN anywhere becomes the scale.
-    let bits = values.iter().fold(0, |max, value| max.max(value.abs().to_bits()));
-    let scale = f32::from_bits(bits);
+    let bits = values
+        .iter()
+        .fold(0, |max, value| value.abs().to_bits().cast_signed().max(max));
+    let scale = f32::from_bits(bits.cast_unsigned());
     let factor = (1.0 / scale) * 127.0;
     for (code, value) in codes.iter_mut().zip(values) {
-        // The cast turns NaN (0 · ∞) into 0.
-        *code = (value * factor).round_ties_even() as i8;
+        *code = round_half_even(value * factor);
     }
     scale
+}
+
+/// Rounds a value of magnitude below 2^22 to an integer, and a NaN to 0, in a way that compiles to vector instructions.
+#[inline]
+fn round_half_even(value: f32) -> i8 {
+    // Between 2^23 and 2^24 the f32 values are the integers: the addition rounds, and leaves the integer in the low bits.
+    // Those of a NaN are 0, unless it carried a payload that no f16 has.
+    (value + 1.5 * (1 << 23) as f32).to_bits() as i8
 }
 
 /// Quantises the activations of one call: `input` is `[tokens, cols]`, all sequences of the call together.
@@ -212,6 +223,16 @@ mod tests {
             f32::INFINITY
         );
         assert_eq!(codes, [0; 4]);
+    }
+
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        for sixteenth in -127 * 16..=127 * 16 {
+            let value = sixteenth as f32 / 16.0;
+            for value in [value.next_down(), value, value.next_up()] {
+                assert_eq!(round_half_even(value), value.round_ties_even() as i8, "{value}");
+            }
+        }
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! From weights to packed codes and block scales.
 
+#![expect(
+    clippy::inline_always,
+    reason = "what is not inlined into `dispatch` is not compiled for the CPU's vector instructions"
+)]
+
 use qbench_sdk::{Matrix, Result};
 
 use super::tables::Table;
@@ -11,8 +16,8 @@ use crate::{
 /// f32(1e-38): what a block's scale is taken for at least, so that its reciprocal is finite.
 const SCALE_FLOOR: f32 = 1.0e-38;
 
-/// Elements whose buckets are counted together; every block size is a multiple.
-const LANES: usize = 16;
+/// Elements whose codes are found together; every block size is a multiple.
+const LANES: usize = 32;
 
 /// Writes two codes a byte, the first of each pair in the upper half, and returns the scale of each block of `block`
 /// consecutive elements of the flattened matrix: its largest magnitude.
@@ -39,19 +44,25 @@ pub(super) fn quantize(
         let first = part * PART;
         let mut values = vec![0.0; PART.min(elements - first)];
         read_flat(source, first, &mut values)?;
-        let blocks = values.chunks_mut(block).zip(codes.chunks_mut(block / 2));
-        for ((values, codes), scale) in blocks.zip(scales) {
-            *scale = if values.len() == block {
-                full_block(values, table, codes)
-            } else {
-                partial_block(values, table, codes)
-            };
-        }
+        pulp::Arch::new().dispatch(|| quantize_part(&mut values, block, table, codes, scales));
         Ok(())
     })?;
     Ok(scales)
 }
 
+#[inline(always)]
+fn quantize_part(values: &mut [f32], block: usize, table: &Table, codes: &mut [u8], scales: &mut [f32]) {
+    let blocks = values.chunks_mut(block).zip(codes.chunks_mut(block / 2));
+    for ((values, codes), scale) in blocks.zip(scales) {
+        *scale = if values.len() == block {
+            full_block(values, table, codes)
+        } else {
+            partial_block(values, table, codes)
+        };
+    }
+}
+
+#[inline(always)]
 fn full_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
     let scale = absmax(values);
     let reciprocal = 1.0 / at_least_floor(scale);
@@ -62,6 +73,7 @@ fn full_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
     scale
 }
 
+#[inline(always)]
 fn partial_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
     let scale = at_least_floor(absmax(values));
     for value in values.iter_mut() {
@@ -77,6 +89,7 @@ fn at_least_floor(scale: f32) -> f32 {
 }
 
 /// Codes of normalised values, two a byte. A last half byte that is left over holds the code of 0.
+#[inline(always)]
 fn pack(values: &[f32], table: &Table, codes: &mut [u8]) {
     let (full, rest) = values.as_chunks::<LANES>();
     let (full_codes, rest_codes) = codes.split_at_mut(full.len() * LANES / 2);
@@ -90,22 +103,29 @@ fn pack(values: &[f32], table: &Table, codes: &mut [u8]) {
     }
 }
 
+#[inline(always)]
 fn pack_lanes(values: &[f32; LANES], table: &Table) -> [u8; LANES / 2] {
-    let buckets = buckets(values, &table.bounds);
-    let code = |lane: usize| table.codes[(buckets[lane] & 15) as usize];
-    std::array::from_fn(|byte| code(2 * byte) << 4 | code(2 * byte + 1))
+    let codes = codes(values, table);
+    let mut packed = [0; LANES / 2];
+    for (byte, [first, second]) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
+        *byte = (first << 4 | second) as u8;
+    }
+    packed
 }
 
-/// The number of bounds below each value, all 15 for NaN: counted as those that are not reached or exceeded, without a
-/// branch.
-fn buckets(values: &[f32; LANES], bounds: &[f32; 15]) -> [u32; LANES] {
-    let mut buckets = [15; LANES];
-    for bound in bounds {
-        for (bucket, value) in buckets.iter_mut().zip(values) {
-            *bucket -= u32::from(value <= bound);
+/// The code of each value: that of the last bucket, less a step for every bound that the value does not exceed. There is
+/// no branch, and NaN exceeds all bounds.
+#[inline(always)]
+fn codes(values: &[f32; LANES], table: &Table) -> [i32; LANES] {
+    let mut codes = [0; LANES];
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = i32::from(table.codes[15]);
+        for (bucket, bound) in table.bounds.iter().enumerate() {
+            let step = i32::from(table.codes[bucket + 1]) - i32::from(table.codes[bucket]);
+            *code -= if value <= bound { step } else { 0 };
         }
     }
-    buckets
+    codes
 }
 
 #[cfg(test)]
@@ -118,17 +138,15 @@ mod tests {
     #[test]
     fn a_bound_belongs_to_the_bucket_below() {
         for table in [&NF4, &FP4] {
+            let code = |value: f32| codes(&[value; LANES], table)[LANES - 1];
+            let expected = |bucket: usize| i32::from(table.codes[bucket]);
             for (bucket, bound) in table.bounds.iter().enumerate() {
-                let mut values = [0.0; LANES];
-                values[..3].copy_from_slice(&[bound.next_down(), *bound, bound.next_up()]);
-                let expected = [bucket as u32, bucket as u32, bucket as u32 + 1];
-                assert_eq!(buckets(&values, &table.bounds)[..3], expected, "{bound}");
+                assert_eq!(code(bound.next_down()), expected(bucket), "below {bound}");
+                assert_eq!(code(*bound), expected(bucket), "{bound}");
+                assert_eq!(code(bound.next_up()), expected(bucket + 1), "above {bound}");
             }
-            let values = [-1.0, 1.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY].map(|value| [value; LANES]);
-            assert_eq!(
-                values.map(|value| buckets(&value, &table.bounds)[0]),
-                [0, 15, 15, 15, 0]
-            );
+            assert_eq!([-1.0, f32::NEG_INFINITY].map(code), [expected(0); 2]);
+            assert_eq!([1.0, f32::INFINITY, f32::NAN].map(code), [expected(15); 3]);
         }
     }
 
