@@ -240,53 +240,58 @@ impl Panel {
         text: ValueText,
     ) {
         let y = scale.pixel(mark.value);
-        let unplaceable =
-            mark.value.is_infinite() || (self.kind == ScaleKind::Logarithmic && mark.value <= 0.0);
-        let mut label_from = y;
-        if unplaceable {
+        let label = self.label(mark);
+        if mark.value.is_infinite() || (self.kind == ScaleKind::Logarithmic && mark.value <= 0.0) {
             // No place on this axis: the label stands at the end where the value would be.
-            label_from = if mark.value > 0.0 {
-                plot.top + text.size as i32 + GAP
-            } else {
-                plot.bottom
-            };
-        } else if self.kind == ScaleKind::FromZero {
-            let (top, bottom) = (y.min(scale.pixel(0.0)), y.max(scale.pixel(0.0)));
+            let top = plot.top + text.size as i32 + GAP;
+            draw_label(
+                canvas,
+                &label,
+                (x, if mark.value > 0.0 { top } else { plot.bottom }),
+                text,
+            );
+            return;
+        }
+        // Pixels that the mark covers, error bar included: labels keep clear of them.
+        let (mut top, mut bottom) = (y, y);
+        if self.kind == ScaleKind::FromZero {
+            let (left, right) = (x - width * 9 / 20, x + width * 9 / 20);
+            let base = scale.pixel(0.0);
             let bar = Area {
-                left: x - width * 9 / 20,
-                top,
-                right: x + width * 9 / 20,
-                bottom,
+                left,
+                top: y.min(base),
+                right,
+                bottom: y.max(base),
             };
             canvas.fill(bar, if mark.variant == 0 { colour } else { tint(colour) });
             canvas.frame(bar, colour, 4);
-        } else if mark.variant == 0 {
-            canvas.disc((x, y), RADIUS, colour, 1.0);
         } else {
             canvas.disc((x, y), RADIUS, colour, 1.0);
-            canvas.disc((x, y), RADIUS - 5.0, tint(colour), 1.0);
-        }
-        if let Some((low, high)) = mark.range.filter(|_| !unplaceable) {
-            let (low, high) = (scale.pixel(low), scale.pixel(high));
-            // A bar shorter than its own ends is thick would only blot the mark.
-            if low - high > 6 {
-                // Error bars on bars are drawn in ink, those of points in the point's colour.
-                let (ink, cap) = if self.kind == ScaleKind::FromZero {
-                    (INK, 14)
-                } else {
-                    (colour, 18)
-                };
-                canvas.line((x, low), (x, high), ink, 5);
-                canvas.line((x - cap, low), (x + cap, low), ink, 5);
-                canvas.line((x - cap, high), (x + cap, high), ink, 5);
-                label_from = label_from.min(high);
+            if mark.variant == 1 {
+                canvas.disc((x, y), RADIUS - 5.0, tint(colour), 1.0);
             }
+            (top, bottom) = (y - RADIUS as i32, y + RADIUS as i32);
         }
-        let label = self.label(mark);
-        if let Some(extreme) = mark.extreme.filter(|_| !unplaceable) {
+        let range = mark
+            .range
+            .map(|(low, high)| (scale.pixel(low), scale.pixel(high)));
+        // A bar shorter than its own ends are thick would only blot the mark.
+        if let Some((low, high)) = range.filter(|(low, high)| low - high > 6) {
+            // Error bars on bars are drawn in ink, those of points in the point's colour.
+            let (ink, cap) = if self.kind == ScaleKind::FromZero {
+                (INK, 14)
+            } else {
+                (colour, 18)
+            };
+            canvas.line((x, low), (x, high), ink, 5);
+            canvas.line((x - cap, low), (x + cap, low), ink, 5);
+            canvas.line((x - cap, high), (x + cap, high), ink, 5);
+            (top, bottom) = (top.min(high), bottom.max(low));
+        }
+        if let Some(extreme) = mark.extreme {
             let extreme = scale.pixel(extreme);
             canvas.line((x - 9, extreme), (x + 9, extreme), colour, 5);
-            // Above these lines the label would not be read as that of the point.
+            // Above this line the label would not be read as that of the point.
             let beside = RADIUS as i32 + GAP / 2;
             let fits = x + beside + canvas.font.width(&label, text.size) as i32 <= plot.right;
             let (place, align) = if fits {
@@ -295,57 +300,40 @@ impl Panel {
                 (x - beside, Align::End)
             };
             canvas.text(&label, (place, y), text.size, INK, (align, Align::Middle));
-            return;
-        }
-        let is_point = self.kind != ScaleKind::FromZero && !unplaceable;
-        let above = if is_point && label_from == y {
-            RADIUS as i32 + GAP
-        } else {
-            GAP
-        };
-        if self.kind == ScaleKind::FromZero && mark.value < 0.0 && !unplaceable {
-            let lowest = mark.range.map_or(y, |(low, _)| scale.pixel(low).max(y));
-            let place = (x, lowest + GAP);
+        } else if self.kind == ScaleKind::FromZero && mark.value < 0.0 {
+            let place = (x, bottom + GAP);
             if text.upwards {
                 canvas.text_upwards(&label, place, text.size, INK, (Align::End, Align::Middle));
             } else {
                 canvas.text(&label, place, text.size, INK, (Align::Middle, Align::Start));
             }
-            return;
-        }
-        if !text.upwards {
-            // Grid lines must not run through the digits.
-            let half = canvas.font.width(&label, text.size) as i32 / 2 + 4;
-            let bottom = label_from - above + 4;
-            let top = bottom - TextFont::cap_height(text.size) as i32 - 8;
-            canvas.fill(
-                Area {
-                    left: x - half,
-                    top,
-                    right: x + half,
-                    bottom,
-                },
-                WHITE,
-            );
-        }
-        if text.upwards {
-            canvas.text_upwards(
-                &label,
-                (x, label_from - above),
-                text.size,
-                INK,
-                (Align::Start, Align::Middle),
-            );
         } else {
-            canvas.text(
-                &label,
-                (x, label_from - above),
-                text.size,
-                INK,
-                (Align::Middle, Align::End),
-            );
+            draw_label(canvas, &label, (x, top), text);
         }
     }
+}
+
+/// Draws a label above a place.
+fn draw_label(canvas: &mut Canvas, label: &str, (x, y): (i32, i32), text: ValueText) {
+    let place = (x, y - GAP);
+    if text.upwards {
+        canvas.text_upwards(label, place, text.size, INK, (Align::Start, Align::Middle));
+        return;
+    }
+    // Grid lines must not run through the digits.
+    let half = canvas.font.width(label, text.size) as i32 / 2 + 4;
+    let bottom = place.1 + 4;
+    let top = bottom - TextFont::cap_height(text.size) as i32 - 8;
+    canvas.fill(
+        Area {
+            left: x - half,
+            top,
+            right: x + half,
+            bottom,
+        },
+        WHITE,
+    );
+    canvas.text(label, place, text.size, INK, (Align::Middle, Align::End));
 }
 
 /// The names of the modes in lines that fit a slot, as large as few lines allow.
