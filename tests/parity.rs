@@ -29,12 +29,20 @@ const KL_INT8: f64 = 0.03;
 const PERPLEXITY: f64 = 1e-3;
 
 fn fixture(name: &str) -> PathBuf {
-    repository().join("tests/fixtures/bitsandbytes/mistral-tiny").join(name)
+    repository()
+        .join("tests/fixtures/bitsandbytes/mistral-tiny")
+        .join(name)
 }
 
 fn model(mode: &str) -> Box<dyn Model> {
-    let scheme = load(&plugin("libqbench_modes.so")).unwrap().open_scheme(mode, &Options::none()).unwrap();
-    let backend = load(&plugin("libqbench_cpu.so")).unwrap().open_backend("cpu", &Options::none()).unwrap();
+    let scheme = load(&plugin("libqbench_modes.so"))
+        .unwrap()
+        .open_scheme(mode, &Options::none())
+        .unwrap();
+    let backend = load(&plugin("libqbench_cpu.so"))
+        .unwrap()
+        .open_backend("cpu", &Options::none())
+        .unwrap();
     let checkpoint = Arc::new(Checkpoint::open(fixture("config.json").parent().unwrap()).unwrap());
     let weights = StoredWeights::new(
         checkpoint.clone(),
@@ -67,9 +75,18 @@ impl Expected {
         let view = file.tensor(name).unwrap();
         let (fours, twos) = (view.data().as_chunks::<4>().0, view.data().as_chunks::<2>().0);
         match view.dtype() {
-            Dtype::F32 => fours.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes))).collect(),
-            Dtype::I32 => fours.iter().map(|bytes| f64::from(i32::from_le_bytes(*bytes))).collect(),
-            Dtype::I16 => twos.iter().map(|bytes| f64::from(i16::from_le_bytes(*bytes))).collect(),
+            Dtype::F32 => fours
+                .iter()
+                .map(|bytes| f64::from(f32::from_le_bytes(*bytes)))
+                .collect(),
+            Dtype::I32 => fours
+                .iter()
+                .map(|bytes| f64::from(i32::from_le_bytes(*bytes)))
+                .collect(),
+            Dtype::I16 => twos
+                .iter()
+                .map(|bytes| f64::from(i16::from_le_bytes(*bytes)))
+                .collect(),
             Dtype::U8 => view.data().iter().map(|byte| f64::from(*byte)).collect(),
             other => panic!("{name}: {other:?}"),
         }
@@ -80,7 +97,10 @@ impl Expected {
     }
 
     fn mask(&self) -> Vec<u8> {
-        self.of("attention_mask").iter().map(|token| *token as u8).collect()
+        self.of("attention_mask")
+            .iter()
+            .map(|token| *token as u8)
+            .collect()
     }
 
     /// Rows of the tokens in the padded batch, sequence after sequence.
@@ -91,9 +111,13 @@ impl Expected {
 
     /// Mean token KL and perplexity that the real libraries gave.
     fn metrics(variant: &str) -> (f64, f64) {
-        let json: serde_json::Value = serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap();
         let metrics = &json["metrics_vs_standard_f32"][variant];
-        (metrics["kl_mean"].as_f64().unwrap(), metrics["ppl"].as_f64().unwrap())
+        (
+            metrics["kl_mean"].as_f64().unwrap(),
+            metrics["ppl"].as_f64().unwrap(),
+        )
     }
 }
 
@@ -126,7 +150,10 @@ fn per_sequence(mode: &str, expected: &Expected) -> Vec<f32> {
     let mut logits = vec![0.0; ids.len() * VOCAB];
     for sequence in 0..4 {
         let start = sequence * LENGTH;
-        let length = mask[start..start + LENGTH].iter().filter(|token| **token == 1).count();
+        let length = mask[start..start + LENGTH]
+            .iter()
+            .filter(|token| **token == 1)
+            .count();
         let values = forward(model.as_mut(), &ids[start..start + length], &vec![1; length], 1);
         logits[start * VOCAB..(start + length) * VOCAB].copy_from_slice(&values);
     }
@@ -182,7 +209,10 @@ fn perplexity(logits: &[f32], expected: &Expected) -> f64 {
 }
 
 fn near(value: f64, truth: f64, tolerance: f64, what: &str) {
-    assert!((value - truth).abs() <= tolerance, "{what}: {value} is not {truth} within {tolerance}");
+    assert!(
+        (value - truth).abs() <= tolerance,
+        "{what}: {value} is not {truth} within {tolerance}"
+    );
 }
 
 /// Stored logits of one or two positions, relative to the largest.
@@ -193,7 +223,12 @@ fn check_logits(variant: &str, logits: &[f32], expected: &Expected, tolerance: f
     for (position, truth) in positions.chunks(2).zip(sample.chunks(VOCAB)) {
         let at = position[0] as usize * LENGTH + position[1] as usize;
         for (value, truth) in row(logits, at).iter().zip(truth) {
-            near(f64::from(*value), *truth, tolerance * largest, &format!("{variant}, a logit of row {at}"));
+            near(
+                f64::from(*value),
+                *truth,
+                tolerance * largest,
+                &format!("{variant}, a logit of row {at}"),
+            );
         }
     }
 }
@@ -205,10 +240,20 @@ fn check_every_token(variant: &str, logits: &[f32], expected: &Expected) {
     let (lse, next_logit, top) = (of("lse"), of("next_logit"), of("top2_logits"));
     for (index, token) in expected.tokens().into_iter().enumerate() {
         let row = row(logits, token);
-        near(log_sum_exp(row), lse[index], SCALARS, &format!("{variant}, lse of row {token}"));
+        near(
+            log_sum_exp(row),
+            lse[index],
+            SCALARS,
+            &format!("{variant}, lse of row {token}"),
+        );
         if let Some(next) = next_token(token, &ids, &mask) {
             let value = f64::from(row[next as usize]);
-            near(value, next_logit[index], SCALARS, &format!("{variant}, next logit of row {token}"));
+            near(
+                value,
+                next_logit[index],
+                SCALARS,
+                &format!("{variant}, next logit of row {token}"),
+            );
         }
         let mut sorted = row.to_vec();
         sorted.sort_by(|a, b| b.total_cmp(a));
@@ -228,9 +273,23 @@ fn float_and_4bit_modes_are_transformers_and_bitsandbytes() {
         let logits = whole_batch(mode, &expected);
         check_logits(&variant, &logits, &expected, LOGITS);
         check_every_token(&variant, &logits, &expected);
-        let (kl, ppl) = if mode == "standard" { (0.0, 18.051_453_566) } else { Expected::metrics(&variant) };
-        near(mean_kl(&reference, &logits, &expected), kl, KL * kl + 1e-12, &format!("{variant}, mean KL"));
-        near(perplexity(&logits, &expected), ppl, PERPLEXITY * ppl, &format!("{variant}, perplexity"));
+        let (kl, ppl) = if mode == "standard" {
+            (0.0, 18.051_453_566)
+        } else {
+            Expected::metrics(&variant)
+        };
+        near(
+            mean_kl(&reference, &logits, &expected),
+            kl,
+            KL * kl + 1e-12,
+            &format!("{variant}, mean KL"),
+        );
+        near(
+            perplexity(&logits, &expected),
+            ppl,
+            PERPLEXITY * ppl,
+            &format!("{variant}, perplexity"),
+        );
     }
 }
 
@@ -241,12 +300,32 @@ fn int8_is_bitsandbytes_for_a_batch_and_for_each_sequence() {
     let batch = whole_batch("8bit", &expected);
     check_logits("8bit.f32", &batch, &expected, LOGITS_INT8);
     let (kl, ppl) = Expected::metrics("8bit.f32");
-    near(mean_kl(&reference, &batch, &expected), kl, KL_INT8 * kl, "8bit.f32, mean KL");
-    near(perplexity(&batch, &expected), ppl, PERPLEXITY * ppl, "8bit.f32, perplexity");
+    near(
+        mean_kl(&reference, &batch, &expected),
+        kl,
+        KL_INT8 * kl,
+        "8bit.f32, mean KL",
+    );
+    near(
+        perplexity(&batch, &expected),
+        ppl,
+        PERPLEXITY * ppl,
+        "8bit.f32, perplexity",
+    );
 
     let single = per_sequence("8bit", &expected);
     let (kl, ppl) = Expected::metrics("8bit.f32.per_sequence");
-    near(mean_kl(&reference, &single, &expected), kl, KL_INT8 * kl, "8bit.f32.per_sequence, mean KL");
-    near(perplexity(&single, &expected), ppl, PERPLEXITY * ppl, "8bit.f32.per_sequence, perplexity");
+    near(
+        mean_kl(&reference, &single, &expected),
+        kl,
+        KL_INT8 * kl,
+        "8bit.f32.per_sequence, mean KL",
+    );
+    near(
+        perplexity(&single, &expected),
+        ppl,
+        PERPLEXITY * ppl,
+        "8bit.f32.per_sequence, perplexity",
+    );
     assert!(batch != single, "outlier columns depend on the call");
 }

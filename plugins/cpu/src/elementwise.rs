@@ -45,7 +45,8 @@ fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Comparisons, not `clamp`: a NaN must stay one.
     let clamped = if x > HIGHEST { HIGHEST } else { x };
-    let n = (clamped * std::f32::consts::LOG2_E + ROUNDER) - ROUNDER;
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUNDER;
+    let n = shifted - ROUNDER;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_2e-3;
@@ -54,8 +55,8 @@ fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    // `n` lies in -126 ..= 127, or the result is thrown away.
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // The low bits of `shifted` are those of the integer `n`, which lies in -126 ..= 127, or the result is thrown away.
+    let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < LOWEST { 0.0 } else { p * power }
 }
 
@@ -78,19 +79,17 @@ pub(crate) fn softmax(scores: &mut [f32]) {
         scores.fill(0.0);
         return;
     }
+    for score in &mut *scores {
+        *score = exp(*score - max);
+    }
     let mut sums = [0.0; LANES];
-    let (chunks, tail) = scores.as_chunks_mut::<LANES>();
+    let (chunks, tail) = scores.as_chunks::<LANES>();
     for chunk in chunks {
         for (sum, score) in sums.iter_mut().zip(chunk) {
-            *score = exp(*score - max);
-            *sum += *score;
+            *sum += score;
         }
     }
-    let mut sum: f32 = sums.iter().sum();
-    for score in tail {
-        *score = exp(*score - max);
-        sum += *score;
-    }
+    let sum = sums.iter().sum::<f32>() + tail.iter().sum::<f32>();
     let factor = 1.0 / sum;
     for score in scores {
         *score *= factor;

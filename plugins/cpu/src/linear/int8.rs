@@ -4,9 +4,10 @@
 //! The integer product runs in f32: a sum of up to 1040 products of two codes stays below 2^24, where f32 is exact in
 //! any order. Longer rows are cut, and the pieces are added as integers.
 
+use multiversion::multiversion;
 use qbench_sdk::{
     DType, StoredTensor,
-    layout::int8::{PRODUCT_STEP, quantize_row, round_to_f16},
+    layout::int8::{PRODUCT_STEP, round_to_f16},
 };
 use rayon::prelude::*;
 
@@ -77,14 +78,11 @@ impl Int8Weight {
                 let mut block = unsafe { out.block(tokens.clone(), rows.clone()) };
                 let codes = &codes[rows.start * self.cols..rows.end * self.cols];
                 let scales = &self.scales[rows.clone()];
-                let sums = self.sums(&activations, tokens.clone(), codes, scratch);
+                self.sums(&activations, tokens.clone(), codes, scratch);
                 for (index, token) in tokens.clone().enumerate() {
-                    let sums = &sums[index * rows.len()..(index + 1) * rows.len()];
                     let values = block.row(index);
-                    let token_scale = activations.scales[token];
-                    for ((value, sum), scale) in values.iter_mut().zip(sums).zip(scales) {
-                        *value = *sum as f32 * (token_scale * scale) * PRODUCT_STEP;
-                    }
+                    let sums = &scratch.sums[index * rows.len()..][..rows.len()];
+                    scale_sums(values, sums, activations.scales[token], scales);
                     if let Some(bias) = bias {
                         for (value, bias) in values.iter_mut().zip(&bias[rows.clone()]) {
                             *value += bias;
@@ -101,20 +99,18 @@ impl Int8Weight {
             });
     }
 
-    /// Exact sums of products of codes, `[tokens, rows]`.
-    fn sums<'a>(
+    /// Exact sums of products of codes, `[tokens, rows]`, into `scratch.sums`.
+    fn sums(
         &self,
         activations: &Activations,
         tokens: std::ops::Range<usize>,
         codes: &[u8],
-        scratch: &'a mut Scratch,
-    ) -> &'a [i32] {
+        scratch: &mut Scratch,
+    ) {
         let rows = codes.len() / self.cols;
         let count = tokens.len() * rows;
         scratch.panel.resize(codes.len(), 0.0);
-        for (value, code) in scratch.panel.iter_mut().zip(codes) {
-            *value = f32::from(*code as i8);
-        }
+        widen_codes(codes, &mut scratch.panel);
         scratch.product.resize(count, 0.0);
         scratch.sums.clear();
         scratch.sums.resize(count, 0);
@@ -127,19 +123,10 @@ impl Int8Weight {
                 self.cols,
             );
             let weights = View::new(&scratch.panel[start..], rows, width, self.cols);
-            let product = &mut scratch.product[..count];
-            multiply(
-                x,
-                weights.transposed(),
-                1.0,
-                Onto::Overwrite,
-                &mut Block::new(product, tokens.len(), rows),
-            );
-            for (sum, value) in scratch.sums.iter_mut().zip(product) {
-                *sum += *value as i32;
-            }
+            let mut product = Block::new(&mut scratch.product, tokens.len(), rows);
+            multiply(x, weights.transposed(), 1.0, Onto::Overwrite, &mut product);
+            add_whole(&mut scratch.sums, &scratch.product);
         }
-        &scratch.sums
     }
 
     /// Adds the outlier columns' part, in the input's type and with f32 sums.
@@ -174,6 +161,29 @@ impl Int8Weight {
     }
 }
 
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn widen_codes(codes: &[u8], values: &mut [f32]) {
+    for (value, code) in values.iter_mut().zip(codes) {
+        *value = f32::from(*code as i8);
+    }
+}
+
+/// Adds whole numbers held as f32.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn add_whole(sums: &mut [i32], values: &[f32]) {
+    for (sum, value) in sums.iter_mut().zip(values) {
+        *sum += *value as i32;
+    }
+}
+
+/// The values that one token's sums stand for.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn scale_sums(values: &mut [f32], sums: &[i32], token_scale: f32, scales: &[f32]) {
+    for ((value, sum), scale) in values.iter_mut().zip(sums).zip(scales) {
+        *value = *sum as f32 * (token_scale * scale) * PRODUCT_STEP;
+    }
+}
+
 /// Memory of one task, used again by the next.
 #[derive(Default)]
 struct Scratch {
@@ -193,17 +203,13 @@ fn quantize(x: &[f32], cols: usize, threshold: f32) -> Activations {
         .zip(scales.par_chunks_mut(QUANTIZE_ROWS))
         .map(|((codes, x), scales)| {
             let mut has_outlier = vec![false; cols];
-            let mut row_codes = vec![0_i8; cols];
             for ((codes, x), scale) in codes.chunks_exact_mut(cols).zip(x.chunks_exact(cols)).zip(scales) {
                 codes.copy_from_slice(x);
                 round_to_f16(codes);
                 if threshold > 0.0 {
                     hide_outliers(codes, threshold, &mut has_outlier);
                 }
-                *scale = quantize_row(codes, &mut row_codes);
-                for (value, code) in codes.iter_mut().zip(&row_codes) {
-                    *value = f32::from(*code);
-                }
+                *scale = quantize_row(codes);
             }
             has_outlier
         })
@@ -239,7 +245,25 @@ fn quantize(x: &[f32], cols: usize, threshold: f32) -> Activations {
     }
 }
 
+/// Turns a row of f16 values into their codes and gives the row's scale, as
+/// [`int8::quantize_row`](qbench_sdk::layout::int8::quantize_row) does.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
+fn quantize_row(values: &mut [f32]) -> f32 {
+    // Adding and subtracting 1.5 · 2^23 rounds to the nearest integer, even at ties.
+    const ROUNDER: f32 = 12_582_912.0;
+    // Magnitudes are ordered as their bits are, with NaN above infinity: a NaN anywhere becomes the scale.
+    let bits = values.iter().fold(0, |max, value| max.max(value.abs().to_bits()));
+    let scale = f32::from_bits(bits);
+    let factor = (1.0 / scale) * 127.0;
+    for value in values {
+        let code = (*value * factor + ROUNDER) - ROUNDER;
+        *value = if code.is_nan() { 0.0 } else { code };
+    }
+    scale
+}
+
 /// Zeroes the outliers of a row and notes their columns.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
 fn hide_outliers(values: &mut [f32], threshold: f32, has_outlier: &mut [bool]) {
     for (value, has_outlier) in values.iter_mut().zip(has_outlier) {
         let outlier = value.abs() >= threshold;
