@@ -138,11 +138,8 @@ impl<O: Ops> Decoder<O> {
         })?;
 
         let mut x = ops.embed(&self.embedding, &tokens)?;
-        emit(ops, &x, &tokens, 0, output)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            if index > 0 {
-                emit(ops, &x, &tokens, index, output)?;
-            }
+            emit(ops, &x, &tokens, index, output)?;
             let cache = cached.as_mut().map(|cached| &mut cached.layers[index]);
             x = layer.forward(ops, x, &self.attention, self.config.rms_norm_eps, &tokens, cache)?;
         }

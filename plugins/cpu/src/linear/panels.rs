@@ -17,7 +17,7 @@ const NARROW_PANEL: usize = 32;
 const FEW_TOKENS: usize = 32;
 
 /// Tokens a task: enough to make little of decoding the panel once more.
-pub(super) const TILE: usize = 512;
+pub(super) const TILE: usize = 1024;
 
 /// A weight whose rows can be had as f32 values.
 pub(super) trait Panels: Sync {

@@ -306,11 +306,8 @@ fn states_and_logits_are_the_ones_asked_for() {
     let mut model = fixture.load(DType::F32, 1);
     let tokens = ids(2 * 5);
     let (states, logits) = run(model.as_mut(), batch(&tokens, &[1; 10], 2, Cache::None));
-    let (mut embedded, mut middle, mut last) = (
-        vec![0.0; 10 * HIDDEN],
-        vec![0.0; 10 * HIDDEN],
-        vec![0.0; 2 * VOCAB],
-    );
+    let (mut embedded, mut middle) = (vec![f32::NAN; 10 * HIDDEN], vec![f32::NAN; 10 * HIDDEN]);
+    let mut last = vec![f32::NAN; 2 * VOCAB];
     let mut output = ForwardOutput {
         hidden: vec![
             LayerOutput {
@@ -336,6 +333,7 @@ fn states_and_logits_are_the_ones_asked_for() {
             table[start..start + HIDDEN]
         );
     }
+    assert!(middle.iter().all(|value| value.is_finite()));
     assert!(middle != embedded && middle != states);
     assert_near(&last[..VOCAB], &logits[4 * VOCAB..5 * VOCAB], "last logits");
     assert_near(&last[VOCAB..], &logits[9 * VOCAB..], "last logits");
