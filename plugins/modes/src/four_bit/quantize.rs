@@ -151,6 +151,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_full_block_multiplies_with_the_reciprocal() {
+        // numpy in f32: 12794 / 43813 is 3e9582d5, just above the bound 3e9582d4 between NF4's codes 10 and 11, and
+        // 12794 * (1 / 43813) is the bound itself.
+        let mut values = [43813.0, 12794.0];
+        let mut codes = [0];
+        assert_eq!(full_block(&mut values.clone(), &NF4, &mut codes), 43813.0);
+        assert_eq!(codes, [0xfa]);
+        assert_eq!(partial_block(&mut values, &NF4, &mut codes), 43813.0);
+        assert_eq!(codes, [0xfb]);
+    }
+
+    #[test]
     fn an_odd_element_shares_its_byte_with_a_zero() {
         let mut codes = [0; 2];
         pack(&[1.0, -1.0, 1.0], &NF4, &mut codes);
