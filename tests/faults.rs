@@ -16,7 +16,11 @@ fn status_of(fault: &str) -> (String, String) {
 
     let rows = rows(&benchmark_table(outdir.path()));
     assert_eq!(rows.len(), 2, "{rows:?}");
-    let of = |mode: &str| rows.iter().find(|row| row["quantization"].starts_with(mode)).unwrap();
+    let of = |mode: &str| {
+        rows.iter()
+            .find(|row| row["quantization"].starts_with(mode))
+            .unwrap()
+    };
     let (good, bad) = (of("standard"), of("misbehaving"));
     assert_eq!(good["status"], "ok");
     assert!(good["tokens_per_s"].parse::<f64>().unwrap() > 0.0);
@@ -34,7 +38,10 @@ fn an_error_and_a_panic_become_rows() {
     assert!(reason.contains("the test asked for an error"), "{reason}");
     let (status, reason) = status_of("panic");
     assert_eq!(status, "error");
-    assert!(reason.contains("panicked: the test asked for a panic"), "{reason}");
+    assert!(
+        reason.contains("panicked: the test asked for a panic"),
+        "{reason}"
+    );
 }
 
 #[test]

@@ -18,7 +18,9 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -33,7 +35,11 @@ impl Place {
     /// A run over `data`.
     fn run_over(&self, data: &Path) -> Command {
         let mut command = qbench();
-        command.args(["run", "--data"]).arg(data).arg("--outdir").arg(self.path("results"));
+        command
+            .args(["run", "--data"])
+            .arg(data)
+            .arg("--outdir")
+            .arg(self.path("results"));
         command
     }
 
@@ -43,7 +49,11 @@ impl Place {
         fs::create_dir(&model).unwrap();
         for name in ["config.json", "model.safetensors", "tokenizer.json"] {
             if name != replaced {
-                symlink(repository().join("examples/go-mini-12m").join(name), model.join(name)).unwrap();
+                symlink(
+                    repository().join("examples/go-mini-12m").join(name),
+                    model.join(name),
+                )
+                .unwrap();
             }
         }
         if let Some(content) = content {
@@ -71,7 +81,11 @@ fn original(name: &str) -> Vec<u8> {
 fn a_table_without_the_columns() {
     let place = Place::new();
     let data = place.file("reads.csv", "genome,sequence\na,ACGT\n");
-    fails(&mut place.run_over(&data), 2, &["reads.csv", "genome_id", "seq", "sequence"]);
+    fails(
+        &mut place.run_over(&data),
+        2,
+        &["reads.csv", "genome_id", "seq", "sequence"],
+    );
     place.nothing_was_written();
 }
 
@@ -94,7 +108,11 @@ fn a_sequence_of_ns_only() {
 #[test]
 fn data_that_are_not_there() {
     let place = Place::new();
-    fails(&mut place.run_over(Path::new("no/such/file.csv")), 2, &["no/such/file.csv"]);
+    fails(
+        &mut place.run_over(Path::new("no/such/file.csv")),
+        2,
+        &["no/such/file.csv"],
+    );
     place.nothing_was_written();
 }
 
@@ -121,9 +139,15 @@ fn a_directory_without_weights_or_config() {
 #[test]
 fn an_unknown_architecture() {
     let place = Place::new();
-    let config = String::from_utf8(original("config.json")).unwrap().replace("\"mistral\"", "\"caduceus\"");
+    let config = String::from_utf8(original("config.json"))
+        .unwrap()
+        .replace("\"mistral\"", "\"caduceus\"");
     let model = place.model("config.json", Some(config.as_bytes()));
-    fails(&mut place.run_model(&model), 2, &["config.json", "caduceus", "mistral", "llama"]);
+    fails(
+        &mut place.run_model(&model),
+        2,
+        &["config.json", "caduceus", "mistral", "llama"],
+    );
     place.nothing_was_written();
 }
 
@@ -133,20 +157,38 @@ fn a_missing_tensor_is_named_in_the_row_and_on_the_screen() {
     // The header's text names the tensors; the same number of bytes, so that everything else stays where it is.
     let mut bytes = original("model.safetensors");
     let name = b"model.layers.3.mlp.up_proj.weight";
-    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap();
     bytes[at..at + name.len()].copy_from_slice(b"model.layers.3.mlp.ap_proj.weight");
     let model = place.model("model.safetensors", Some(&bytes));
-    fails(&mut place.run_model(&model), 1, &["model.layers.3.mlp.up_proj.weight", model.to_str().unwrap()]);
+    fails(
+        &mut place.run_model(&model),
+        1,
+        &["model.layers.3.mlp.up_proj.weight", model.to_str().unwrap()],
+    );
     let rows = rows(&benchmark_table(&place.path("results")));
     assert_eq!(rows[0]["status"], "error");
-    assert!(rows[0]["reason"].contains("model.layers.3.mlp.up_proj.weight"), "{rows:?}");
+    assert!(
+        rows[0]["reason"].contains("model.layers.3.mlp.up_proj.weight"),
+        "{rows:?}"
+    );
 }
 
 #[test]
 fn a_model_that_is_not_there() {
     let place = Place::new();
-    fails(&mut place.run_model(Path::new("pGenomeOcean/GenomeOcean-100M")), 2, &["hf download pGenomeOcean/GenomeOcean-100M"]);
-    fails(&mut place.run_model(Path::new("./nothing/here")), 2, &["nothing/here"]);
+    fails(
+        &mut place.run_model(Path::new("pGenomeOcean/GenomeOcean-100M")),
+        2,
+        &["hf download pGenomeOcean/GenomeOcean-100M"],
+    );
+    fails(
+        &mut place.run_model(Path::new("./nothing/here")),
+        2,
+        &["nothing/here"],
+    );
     place.nothing_was_written();
 }
 
@@ -154,25 +196,63 @@ fn a_model_that_is_not_there() {
 fn results_that_cannot_be_written() {
     let place = Place::new();
     let file = place.file("file", "");
-    fails(&mut small_run(&file.join("results")), 2, &["cannot write results into", "file/results"]);
+    fails(
+        &mut small_run(&file.join("results")),
+        2,
+        &["cannot write results into", "file/results"],
+    );
 }
 
 #[test]
 fn an_impossible_condition_is_a_row_with_its_reason() {
     let place = Place::new();
     let mut command = qbench();
-    command.args(["run", "--modes", "standard", "--bins", "5000,90000", "--max-batches", "1", "--warmup", "0"]);
-    command.args(["--num-repeats", "1", "--skip-quality", "--samples-per-cond", "1", "--outdir"]).arg(place.path("results"));
+    command.args([
+        "run",
+        "--modes",
+        "standard",
+        "--bins",
+        "5000,90000",
+        "--max-batches",
+        "1",
+        "--warmup",
+        "0",
+    ]);
+    command
+        .args([
+            "--num-repeats",
+            "1",
+            "--skip-quality",
+            "--samples-per-cond",
+            "1",
+            "--outdir",
+        ])
+        .arg(place.path("results"));
     fails(&mut command, 1, &["bin~90000"]);
     let rows = rows(&benchmark_table(&place.path("results")));
     let status = |condition: &str| &rows.iter().find(|row| row["condition"] == condition).unwrap()["status"];
-    assert_eq!((status("bin~5000").as_str(), status("bin~90000").as_str()), ("ok", "error"));
+    assert_eq!(
+        (status("bin~5000").as_str(), status("bin~90000").as_str()),
+        ("ok", "error")
+    );
 }
 
 #[test]
 fn a_directory_without_results() {
     let place = Place::new();
-    fails(qbench().args(["analyze", "--results-dir"]).arg(place.path("none")), 2, &["none"]);
+    fails(
+        qbench()
+            .args(["analyze", "--results-dir"])
+            .arg(place.path("none")),
+        2,
+        &["none"],
+    );
     fs::create_dir(place.path("empty")).unwrap();
-    fails(qbench().args(["analyze", "--results-dir"]).arg(place.path("empty")), 2, &["empty", "benchmark_"]);
+    fails(
+        qbench()
+            .args(["analyze", "--results-dir"])
+            .arg(place.path("empty")),
+        2,
+        &["empty", "benchmark_"],
+    );
 }

@@ -8,7 +8,10 @@ use tempfile::TempDir;
 
 fn list(directory: &Path, fault: &str) -> serde_json::Value {
     let mut command = qbench();
-    command.args(["plugin", "list", "--json", "--plugin-dir"]).arg(directory).env("QBENCH_TEST_FAULT", fault);
+    command
+        .args(["plugin", "list", "--json", "--plugin-dir"])
+        .arg(directory)
+        .env("QBENCH_TEST_FAULT", fault);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
@@ -19,7 +22,12 @@ fn refusal(directory: &TempDir, fault: &str) -> String {
     let listed = list(directory.path(), fault);
     let refused = listed["refused"].as_array().unwrap();
     assert_eq!(refused.len(), 1, "{listed}");
-    assert!(refused[0]["path"].as_str().unwrap().starts_with(directory.path().to_str().unwrap()));
+    assert!(
+        refused[0]["path"]
+            .as_str()
+            .unwrap()
+            .starts_with(directory.path().to_str().unwrap())
+    );
     // The built-in plugins are found all the same.
     assert_eq!(listed["files"].as_array().unwrap().len(), 2, "{listed}");
     refused[0]["reason"].as_str().unwrap().to_owned()
@@ -39,7 +47,14 @@ fn directory_with_plugin(file: &str) -> TempDir {
 fn the_built_in_plugins_are_listed_with_what_they_offer() {
     let output = qbench().args(["plugin", "list"]).output().unwrap();
     let text = stdout(&output);
-    for word in ["4bit_nf4_double (also nf4_double)", "standard", "backend  cpu", "device cpu", "libqbench_modes.so", "sha256"] {
+    for word in [
+        "4bit_nf4_double (also nf4_double)",
+        "standard",
+        "backend  cpu",
+        "device cpu",
+        "libqbench_modes.so",
+        "sha256",
+    ] {
         assert!(text.contains(word), "`{word}` is not in: {text}");
     }
     assert!(!text.contains("refused"), "{text}");
@@ -51,17 +66,15 @@ fn a_file_that_is_no_library_is_refused() {
     assert!(reason.contains("expected a shared library"), "{reason}");
     // An ELF header and nothing that it points to.
     let start = &fs::read(plugin("libtestplugin_misbehaving.so")).unwrap()[..4096];
+    // The system's loader reads past the end of the mapped file and dies of it.
     let reason = refusal(&directory_with("libqbench_start.so", start), "");
-    assert!(reason.contains("expected a shared library"), "{reason}");
-}
-
-#[test]
-fn a_library_that_is_no_plugin_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let source = directory.path().join("empty.c");
-    fs::write(&source, "int nothing(void) { return 0; }\n").unwrap();
+    assert!(reason.contains("a mapped file was cut short"), "{reason}");
+}\n").unwrap();
     let mut compiler = std::process::Command::new("cc");
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(directory.path().join("libqbench_c.so")).arg(&source);
+    compiler
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(directory.path().join("libqbench_c.so"))
+        .arg(&source);
     assert!(compiler.status().unwrap().success());
     let reason = refusal(&directory, "");
     assert!(reason.contains("without a plugin header"), "{reason}");
@@ -70,7 +83,10 @@ fn a_library_that_is_no_plugin_is_refused() {
 #[test]
 fn another_version_of_the_abi_is_refused_in_one_line() {
     let reason = refusal(&directory_with_plugin("libtestplugin_other_abi.so"), "");
-    assert!(reason.contains("plugin ABI 2.0.0, this qbench loads 1.x"), "{reason}");
+    assert!(
+        reason.contains("plugin ABI 2.0.0, this qbench loads 1.x"),
+        "{reason}"
+    );
     assert_eq!(reason.lines().count(), 1);
 }
 
@@ -104,16 +120,21 @@ fn a_named_file_that_is_no_plugin_ends_the_run_before_it_starts() {
     let directory = directory_with("corrupt.so", b"\x7fELF and nothing more");
     let file = directory.path().join("corrupt.so");
     let outdir = directory.path().join("results");
-    let message =
-        fails(qbench().arg("--plugin").arg(&file).arg("--outdir").arg(&outdir), 3, &["corrupt.so", "expected a shared library"]);
+    let message = fails(
+        qbench().arg("--plugin").arg(&file).arg("--outdir").arg(&outdir),
+        3,
+        &["corrupt.so", "expected a shared library"],
+    );
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(!outdir.exists());
 }
 
 #[test]
 fn two_files_with_one_mode_are_an_error_that_names_both() {
-    let (first, second) =
-        (directory_with_plugin("libtestplugin_misbehaving.so"), tempfile::tempdir().unwrap());
+    let (first, second) = (
+        directory_with_plugin("libtestplugin_misbehaving.so"),
+        tempfile::tempdir().unwrap(),
+    );
     // The same plugin with another hash: bytes after the end of an ELF file mean nothing.
     let mut bytes = fs::read(plugin("libtestplugin_misbehaving.so")).unwrap();
     bytes.push(0);
@@ -123,21 +144,62 @@ fn two_files_with_one_mode_are_an_error_that_names_both() {
     for directory in [&first, &second] {
         command.arg("--plugin-dir").arg(directory.path());
     }
-    fails(&mut command, 2, &["misbehaving", "libqbench_fixture.so", "libqbench_other.so"]);
+    fails(
+        &mut command,
+        2,
+        &["misbehaving", "libqbench_fixture.so", "libqbench_other.so"],
+    );
     // The same file twice counts once.
-    fs::copy(first.path().join("libqbench_fixture.so"), second.path().join("libqbench_other.so")).unwrap();
+    fs::copy(
+        first.path().join("libqbench_fixture.so"),
+        second.path().join("libqbench_other.so"),
+    )
+    .unwrap();
     let listed = list(first.path(), "");
     assert_eq!(listed["files"].as_array().unwrap().len(), 3, "{listed}");
 }
 
 #[test]
+fn a_file_of_the_same_name_in_an_earlier_place_comes_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut bytes = fs::read(plugin("libqbench_cpu.so")).unwrap();
+    bytes.push(0);
+    let own = directory.path().join("libqbench_cpu.so");
+    fs::write(&own, bytes).unwrap();
+    let listed = list(directory.path(), "");
+    assert_eq!(listed["files"][0]["path"], own.to_str().unwrap(), "{listed}");
+    assert_eq!(listed["files"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed["shadowed"][0]["by"], own.to_str().unwrap(), "{listed}");
+}
+
+#[test]
 fn unknown_names_are_answered_with_what_there_is() {
-    fails(qbench().args(["--plugin", "nf5"]), 2, &["unknown mode `nf5`", "nf4_double", "4bit_nf4_double", "int8"]);
-    fails(qbench().args(["run", "--modes", "8bits"]), 2, &["unknown mode `8bits`", "8bit"]);
-    fails(qbench().args(["run", "--backend", "gpu"]), 2, &["unknown backend `gpu`", "cpu"]);
-    fails(qbench().args(["run", "--device", "cuda:0"]), 2, &["no device `cuda:0`", "cpu"]);
+    fails(
+        qbench().args(["--plugin", "nf5"]),
+        2,
+        &["unknown mode `nf5`", "nf4_double", "4bit_nf4_double", "int8"],
+    );
+    fails(
+        qbench().args(["run", "--modes", "8bits"]),
+        2,
+        &["unknown mode `8bits`", "8bit"],
+    );
+    fails(
+        qbench().args(["run", "--backend", "gpu"]),
+        2,
+        &["unknown backend `gpu`", "cpu"],
+    );
+    fails(
+        qbench().args(["run", "--device", "cuda:0"]),
+        2,
+        &["no device `cuda:0`", "cpu"],
+    );
     fails(qbench().args(["--plugin", "nf4:blok=32"]), 2, &["blok", "block"]);
     fails(qbench().args(["--plugin", "nf4:block=63"]), 2, &["63"]);
     fails(qbench().args(["run", "--precison", "f32"]), 2, &["--precision"]);
-    fails(qbench().args(["--plugin", "./no-such-file.so"]), 3, &["no-such-file.so"]);
+    fails(
+        qbench().args(["--plugin", "./no-such-file.so"]),
+        3,
+        &["no-such-file.so"],
+    );
 }

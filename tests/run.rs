@@ -45,12 +45,22 @@ fn all_five_modes_are_measured_evaluated_analysed_and_drawn() {
     assert!(!stderr(&output).contains('\u{1b}'), "no terminal codes in a pipe");
 
     let table = benchmark_table(outdir.path());
-    assert!(fs::read_to_string(&table).unwrap().starts_with(&format!("{ORIGINAL_COLUMNS}repeat,status,reason,")));
+    assert!(
+        fs::read_to_string(&table)
+            .unwrap()
+            .starts_with(&format!("{ORIGINAL_COLUMNS}repeat,status,reason,"))
+    );
     let rows_of_table = rows(&table);
-    let modes: BTreeSet<&str> = rows_of_table.iter().map(|row| row["quantization"].as_str()).collect();
+    let modes: BTreeSet<&str> = rows_of_table
+        .iter()
+        .map(|row| row["quantization"].as_str())
+        .collect();
     assert_eq!(modes, BTreeSet::from(MODES));
     for row in &rows_of_table {
-        assert_eq!((row["status"].as_str(), row["condition"].as_str()), ("ok", "tok=48"));
+        assert_eq!(
+            (row["status"].as_str(), row["condition"].as_str()),
+            ("ok", "tok=48")
+        );
         // 2 batches of 2 sequences of 48 tokens.
         assert_eq!((row["runs"].as_str(), row["total_tokens"].as_str()), ("2", "192"));
         assert!(number(&row["tokens_per_s"]) > 0.0);
@@ -59,10 +69,17 @@ fn all_five_modes_are_measured_evaluated_analysed_and_drawn() {
     }
     // 12,584,832 parameters in f32; 4-bit codes and scales take less than a fifth of the quantised part.
     let static_bytes = |mode: &str| {
-        let row = rows_of_table.iter().find(|row| row["quantization"] == mode).unwrap();
+        let row = rows_of_table
+            .iter()
+            .find(|row| row["quantization"] == mode)
+            .unwrap();
         number(&row["static_vram_GB"]) * 1e9
     };
-    assert!((static_bytes("standard") / 50_339_328.0 - 1.0).abs() < 0.02, "{}", static_bytes("standard"));
+    assert!(
+        (static_bytes("standard") / 50_339_328.0 - 1.0).abs() < 0.02,
+        "{}",
+        static_bytes("standard")
+    );
     assert!(static_bytes("4bit_nf4_double") < static_bytes("4bit_nf4"));
     assert!(static_bytes("4bit_nf4") < 0.4 * static_bytes("standard"));
 
@@ -71,14 +88,19 @@ fn all_five_modes_are_measured_evaluated_analysed_and_drawn() {
         assert!(analysis.join(file).metadata().unwrap().len() > 0, "{file}");
     }
     check_quality(&analysis);
-    assert!(!outdir.path().join("reference").exists(), "the reference's logits are not kept");
+    assert!(
+        !outdir.path().join("reference").exists(),
+        "the reference's logits are not kept"
+    );
 }
 
 fn check_quality(analysis: &Path) {
     let rows = rows(&analysis.join("quality_metrics.csv"));
     assert_eq!(rows.len(), MODES.len() * 3);
     let row = |mode: &str, layer: &str| {
-        rows.iter().find(|row| row["quantization_mode"] == mode && row["layer"] == layer).unwrap()
+        rows.iter()
+            .find(|row| row["quantization_mode"] == mode && row["layer"] == layer)
+            .unwrap()
     };
     let kl = |mode: &str| number(&row(mode, "logits")["token_kl_mean"]);
     // The backend is deterministic: the mode `standard` in f32 is the reference.
@@ -97,7 +119,16 @@ fn check_quality(analysis: &Path) {
 fn a_plugin_by_its_alias_runs_beside_standard() {
     let outdir = tempfile::tempdir().unwrap();
     let mut command = qbench();
-    command.args(["--plugin", "nf4_double", "--truncate-tokens", "32", "--samples-per-cond", "2", "--num-repeats", "2"]);
+    command.args([
+        "--plugin",
+        "nf4_double",
+        "--truncate-tokens",
+        "32",
+        "--samples-per-cond",
+        "2",
+        "--num-repeats",
+        "2",
+    ]);
     command.args(["--json", "--quiet", "--outdir"]).arg(outdir.path());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -119,7 +150,13 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
     let moved = fs::read_dir(outdir.path())
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.file_name().unwrap().to_str().unwrap().starts_with("previous-"))
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("previous-")
+        })
         .unwrap();
     assert_eq!(rows(&benchmark_table(&moved)).len(), 4);
 }
@@ -128,8 +165,28 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
 fn precisions_conditions_and_batch_sizes_make_cells_of_their_own() {
     let outdir = tempfile::tempdir().unwrap();
     let mut command = qbench();
-    command.args(["run", "--modes", "standard", "nf4", "--precision", "bf16", "--truncate-bp", "100,200"]);
-    command.args(["--batch-sizes", "1", "3", "--samples-per-cond", "3", "--num-repeats", "1", "--warmup", "0", "--outdir"]);
+    command.args([
+        "run",
+        "--modes",
+        "standard",
+        "nf4",
+        "--precision",
+        "bf16",
+        "--truncate-bp",
+        "100,200",
+    ]);
+    command.args([
+        "--batch-sizes",
+        "1",
+        "3",
+        "--samples-per-cond",
+        "3",
+        "--num-repeats",
+        "1",
+        "--warmup",
+        "0",
+        "--outdir",
+    ]);
     command.arg(outdir.path());
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
@@ -140,7 +197,10 @@ fn precisions_conditions_and_batch_sizes_make_cells_of_their_own() {
     assert_eq!(means, BTreeSet::from(["100.0", "200.0"]));
     // `standard` in bf16 is a neighbour of the f32 reference, not the reference.
     let quality = rows(&outdir.path().join("analysis/quality_metrics.csv"));
-    let standard = quality.iter().find(|row| row["quantization_mode"] == "standard" && row["layer"] == "logits").unwrap();
+    let standard = quality
+        .iter()
+        .find(|row| row["quantization_mode"] == "standard" && row["layer"] == "logits")
+        .unwrap();
     let kl = number(&standard["token_kl_mean"]);
     assert!(0.0 < kl && kl < 1e-2, "{kl}");
 }
@@ -156,15 +216,31 @@ fn a_synthetic_model_is_timed_and_has_no_quality() {
     )
     .unwrap();
     let mut command = small_run(&outdir.path().join("results"));
-    command.arg("--model").arg(format!("synthetic:{}", config.display())).args(["--modes", "nf4"]);
+    command
+        .arg("--model")
+        .arg(format!("synthetic:{}", config.display()))
+        .args(["--modes", "nf4"]);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let results = outdir.path().join("results");
     let table = rows(&benchmark_table(&results));
-    assert!(table.iter().all(|row| row["model"] == "synthetic:tiny" && number(&row["tokens_per_s"]) > 0.0));
-    assert!(table.iter().all(|row| row["mean_bp"].is_empty() && row["bases_per_s"].is_empty()));
+    assert!(
+        table
+            .iter()
+            .all(|row| row["model"] == "synthetic:tiny" && number(&row["tokens_per_s"]) > 0.0)
+    );
+    assert!(
+        table
+            .iter()
+            .all(|row| row["mean_bp"].is_empty() && row["bases_per_s"].is_empty())
+    );
     let quality = rows(&results.join("analysis/quality_metrics.csv"));
-    assert!(quality.iter().all(|row| row["reason"] == "synthetic" && row["token_kl_mean"].is_empty()), "{quality:?}");
+    assert!(
+        quality
+            .iter()
+            .all(|row| row["reason"] == "synthetic" && row["token_kl_mean"].is_empty()),
+        "{quality:?}"
+    );
 }
 
 #[test]
@@ -174,20 +250,39 @@ fn an_analysis_needs_no_plugin_and_reads_the_original_systems_files() {
     fs::create_dir(&results).unwrap();
     // As the original wrote it, with two modes.
     let values = |mode: &str, tokens: f64, memory: f64| {
-        format!("100M,,A100,550,12.4,2.3,float16,{mode},bp=10000,10000,2046,4,10,3,1000,4,{tokens},{memory},0.001,100,1e12,4,1,500,20\n")
+        format!(
+            "100M,,A100,550,12.4,2.3,float16,{mode},bp=10000,10000,2046,4,10,3,1000,4,{tokens},{memory},0.001,100,1e12,4,1,500,20\n"
+        )
     };
     let columns = ORIGINAL_COLUMNS.trim_end_matches(',');
-    let table = format!("{columns}\n{}{}", values("standard", 2000.0, 2.0), values("8bit", 1500.0, 1.5));
+    let table = format!(
+        "{columns}\n{}{}",
+        values("standard", 2000.0, 2.0),
+        values("8bit", 1500.0, 1.5)
+    );
     fs::write(results.join("benchmark_20250101_000000.csv"), table).unwrap();
     let mut command = qbench();
-    command.args(["analyze", "--skip-quality", "--results-dir"]).arg(&results).arg("--output-dir").arg(outdir.path().join("out"));
+    command
+        .args(["analyze", "--skip-quality", "--results-dir"])
+        .arg(&results)
+        .arg("--output-dir")
+        .arg(outdir.path().join("out"));
     command.env("PATH", "");
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let throughput = rows(&outdir.path().join("out/throughput_comparison.csv"));
-    let eight = throughput.iter().find(|row| row["quantization"] == "8bit").unwrap();
+    let eight = throughput
+        .iter()
+        .find(|row| row["quantization"] == "8bit")
+        .unwrap();
     // 1500 / 2000, and (1 - 0.75) * 100.
-    assert_eq!((number(&eight["ratio_vs_standard"]), number(&eight["slowdown_pct"])), (0.75, 25.0));
+    assert_eq!(
+        (
+            number(&eight["ratio_vs_standard"]),
+            number(&eight["slowdown_pct"])
+        ),
+        (0.75, 25.0)
+    );
     assert!(outdir.path().join("out/energy_efficiency.png").exists());
 }
 
@@ -203,8 +298,19 @@ fn a_run_keeps_others_out_of_its_directory() {
 fn the_doctor_says_what_there_is() {
     let output = qbench().arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    for word in ["cores", "memory", "default model", "energy", "NVIDIA driver", "libqbench_cpu.so"] {
-        assert!(stdout(&output).contains(word), "`{word}` is not in: {}", stdout(&output));
+    for word in [
+        "cores",
+        "memory",
+        "default model",
+        "energy",
+        "NVIDIA driver",
+        "libqbench_cpu.so",
+    ] {
+        assert!(
+            stdout(&output).contains(word),
+            "`{word}` is not in: {}",
+            stdout(&output)
+        );
     }
     assert!(repository().join("examples/go-mini-12m").exists());
 }

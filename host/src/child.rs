@@ -17,6 +17,8 @@ use anyhow::{Context, Result};
 use qbench_core::results::Status;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::failure;
+
 /// The hidden command that a child is started with.
 pub const CHILD_COMMAND: &str = "__child";
 
@@ -32,6 +34,8 @@ pub enum Verb {
     Check,
     /// Run a cell.
     Cell,
+    /// Quantise a model; shows its own progress.
+    Quantize,
 }
 
 impl Verb {
@@ -40,6 +44,7 @@ impl Verb {
             Self::Scan => "scan",
             Self::Check => "check",
             Self::Cell => "cell",
+            Self::Quantize => "quantize",
         }
     }
 }
@@ -51,6 +56,8 @@ pub struct ChildFailure {
     pub reason: String,
     /// Whether the child itself reported the error, rather than dying.
     pub reported: bool,
+    /// Whether it is the user's to mend.
+    pub usage: bool,
 }
 
 impl ChildFailure {
@@ -59,6 +66,7 @@ impl ChildFailure {
             status,
             reason,
             reported: false,
+            usage: false,
         }
     }
 }
@@ -67,7 +75,11 @@ impl ChildFailure {
 #[derive(Serialize, Deserialize)]
 enum Report<R> {
     Done(R),
-    Failed { status: Status, reason: String },
+    Failed {
+        status: Status,
+        reason: String,
+        usage: bool,
+    },
 }
 
 /// Runs `job` in a child and waits for its result, at most `limit` long.
@@ -121,7 +133,11 @@ fn start<J: Serialize>(verb: Verb, job: &J, files: &Files) -> Result<Child> {
         .arg(&files.result)
         .stdin(Stdio::null())
         .stdout(Stdio::from(errors.try_clone()?))
-        .stderr(Stdio::from(errors))
+        .stderr(if verb == Verb::Quantize {
+            Stdio::inherit()
+        } else {
+            Stdio::from(errors)
+        })
         // A group of its own, so that whatever the plugin started ends with it.
         .process_group(0)
         .spawn()
@@ -184,10 +200,15 @@ fn judge<R: DeserializeOwned>(
         .and_then(|bytes| serde_json::from_slice::<Report<R>>(&bytes).ok());
     match report {
         Some(Report::Done(result)) if status.success() => Ok(result),
-        Some(Report::Failed { status, reason }) => Err(ChildFailure {
+        Some(Report::Failed {
+            status,
+            reason,
+            usage,
+        }) => Err(ChildFailure {
             status,
             reason,
             reported: true,
+            usage,
         }),
         _ => {
             let code = status.code().unwrap_or_default();
@@ -248,6 +269,7 @@ pub fn serve<J: DeserializeOwned, R: Serialize>(
         Err((status, error)) => Report::Failed {
             status,
             reason: format!("{error:#}"),
+            usage: failure::is_usage(&error),
         },
     };
     let unfinished = result.with_extension("part");

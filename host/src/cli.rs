@@ -192,6 +192,12 @@ pub struct QuantizeArgs {
     /// Directory to write.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Replace the directory if it is there.
+    #[arg(long)]
+    pub force: bool,
+    /// Largest weight file in GB.
+    #[arg(long, value_name = "GB", default_value_t = 5.0)]
+    pub shard_size: f64,
     #[command(flatten)]
     pub plugin_dirs: PluginDirArgs,
     /// Weights that are not quantised, by name with wildcards; repeatable.

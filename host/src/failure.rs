@@ -33,7 +33,8 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
     }
 }
 
-fn is_usage(error: &anyhow::Error) -> bool {
+/// Whether an error is the user's to mend.
+pub fn is_usage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<UsageError>())
 }
 

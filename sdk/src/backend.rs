@@ -237,7 +237,7 @@ pub struct ForwardOutput<'a> {
 /// Memory of a model on its device, counted by its allocator, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Held now. Memory of the host's [`StoredTensor`]s is not in it: the host counts that itself.
+    /// Held now. Memory of the host's [`StoredTensor`](crate::StoredTensor)s is not in it: the host counts that itself.
     pub allocated: u64,
     /// Most that was held since the last reset.
     pub peak_allocated: u64,

@@ -46,7 +46,8 @@ pub trait QuantScheme: Send + Sync + 'static {
 
     /// How a `rows` × `cols` matrix (`[out_features, in_features]`) of type `source` is stored.
     ///
-    /// Pure: the same arguments give the same layout, and no data is seen.
+    /// Pure: the same arguments give the same layout, and no data is seen. A dense layout in the type `source` means that
+    /// the weight is stored unchanged: the host may then hand out the checkpoint's own bytes.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a shape or type that the scheme cannot store.

@@ -1,5 +1,9 @@
 //! What the end-to-end tests share: the program and the plugins as cargo builds them, and ways to start and judge it.
-#![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics"
+)]
 
 use std::{
     env, fs,
@@ -12,7 +16,10 @@ use assert_cmd::Command;
 
 /// The repository.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_path_buf()
 }
 
 /// Builds the program and all plugins once, with the profile of the tests, and returns the directory they lie in.
@@ -23,9 +30,13 @@ pub fn built() -> &'static Path {
     DIRECTORY.get_or_init(|| {
         let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(repository()).args(["build", "--quiet"]);
-        for package in
-            ["qbench", "qbench-modes", "qbench-cpu", "qbench-testplugin-misbehaving", "qbench-testplugin-other-abi"]
-        {
+        for package in [
+            "qbench",
+            "qbench-modes",
+            "qbench-cpu",
+            "qbench-testplugin-misbehaving",
+            "qbench-testplugin-other-abi",
+        ] {
             cargo.args(["--package", package]);
         }
         if !cfg!(debug_assertions) {
@@ -62,8 +73,24 @@ pub fn qbench() -> Command {
 pub fn small_run(outdir: &Path) -> Command {
     let mut command = qbench();
     command
-        .args(["run", "--truncate-tokens", "48", "--samples-per-cond", "4", "--batch-sizes", "2"])
-        .args(["--warmup", "1", "--num-repeats", "1", "--threads", "2", "--outdir"])
+        .args([
+            "run",
+            "--truncate-tokens",
+            "48",
+            "--samples-per-cond",
+            "4",
+            "--batch-sizes",
+            "2",
+        ])
+        .args([
+            "--warmup",
+            "1",
+            "--num-repeats",
+            "1",
+            "--threads",
+            "2",
+            "--outdir",
+        ])
         .arg(outdir);
     command
 }
@@ -93,7 +120,8 @@ pub fn fails(command: &mut Command, code: i32, words: &[&str]) -> String {
 
 /// The rows of a CSV file as maps from column to value, in order.
 pub fn rows(path: &Path) -> Vec<std::collections::BTreeMap<String, String>> {
-    let mut reader = csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut reader =
+        csv::Reader::from_path(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     reader.deserialize().collect::<Result<_, _>>().unwrap()
 }
 

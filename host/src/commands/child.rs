@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode};
 use anyhow::Result;
 use qbench_core::results::Status;
 
+use super::quantize;
 use crate::{
     child::{Verb, serve},
     plugins, worker,
@@ -23,6 +24,11 @@ pub(super) fn child(verb: Verb, job: &Path, result: &Path) -> Result<ExitCode> {
             })?;
         }
         Verb::Cell => serve(job, result, |job| worker::run(&job))?,
+        Verb::Quantize => {
+            serve(job, result, |job| {
+                quantize::in_this_process(&job).map_err(|error| (Status::Error, error))
+            })?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,6 +22,7 @@ pub(super) fn list(arguments: &PluginListArgs, output: &OutputArgs) -> Result<Ex
             "schema": "qbench.plugins/1",
             "files": registry.files,
             "refused": registry.refused,
+            "shadowed": registry.shadowed,
             "searched": search.directories.iter().cloned().chain(standard_directories()).collect::<Vec<_>>(),
         }))?;
         return Ok(ExitCode::SUCCESS);
@@ -45,6 +46,13 @@ pub(super) fn print_registry(registry: &Registry) {
             "refused  {}\n         {}",
             refused.path.display(),
             refused.reason
+        ));
+    }
+    for shadowed in &registry.shadowed {
+        printer::out(&format!(
+            "hidden   {}\n         by the file of the same name in a place that comes first: {}",
+            shadowed.path.display(),
+            shadowed.by.display()
         ));
     }
 }

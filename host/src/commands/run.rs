@@ -106,7 +106,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(plan: &'a Plan, outdir: OutDir, output: &OutputArgs) -> Self {
         let schedule = Schedule::new(plan, &outdir.reference());
-        let progress = Progress::new(schedule.len(), output.quiet);
+        let progress = Progress::new(schedule.len(), output.quiet, "cells");
         Self {
             plan,
             outdir,

@@ -36,11 +36,19 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// A file that was not looked at, because one of the same name lies in a place that comes first.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shadowed {
+    pub path: PathBuf,
+    pub by: PathBuf,
+}
+
 /// All plugins that were found.
 #[derive(Debug, Default, Serialize)]
 pub struct Registry {
     pub files: Vec<PluginFile>,
     pub refused: Vec<Refused>,
+    pub shadowed: Vec<Shadowed>,
 }
 
 /// A mode that the user chose: a scheme of a file, with options.
@@ -78,12 +86,29 @@ pub fn split_mode(text: &str) -> Result<(&str, Options)> {
 impl Registry {
     /// Looks at every candidate of `search`; with `devices`, backends look for devices too.
     ///
+    /// Of several files with one name, the first place's counts, and of files with the same content. Different files
+    /// that offer one id are found out when that id is asked for.
+    ///
     /// # Errors
     /// A file or directory that the user named and that cannot be used. Other files that cannot be used are listed as
     /// refused.
     pub fn discover(search: &SearchPath, devices: bool) -> Result<Self> {
         let mut registry = Self::default();
+        let mut seen: Vec<PathBuf> = Vec::new();
         for candidate in search.candidates().map_err(usage)? {
+            let same_name = |path: &&PathBuf| path.file_name() == candidate.path.file_name();
+            if let Some(first) = seen.iter().find(same_name).filter(|_| !candidate.named) {
+                if sha256_of_file(first).ok() != sha256_of_file(&candidate.path).ok() {
+                    registry.shadowed.push(Shadowed {
+                        path: candidate.path,
+                        by: first.clone(),
+                    });
+                }
+                continue;
+            }
+            if !candidate.named {
+                seen.push(candidate.path.clone());
+            }
             match examine(&candidate.path, candidate.named, devices) {
                 // The same file twice counts once; the first place wins.
                 Ok(file) if registry.files.iter().any(|known| known.sha256 == file.sha256) => {}

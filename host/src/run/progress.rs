@@ -16,15 +16,15 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Progress over `total` steps; with `quiet`, nothing is shown.
-    pub fn new(total: usize, quiet: bool) -> Self {
+    /// Progress over `total` things called `unit`; with `quiet`, nothing is shown.
+    pub fn new(total: usize, quiet: bool, unit: &str) -> Self {
         let terminal = stderr().is_terminal();
         let target = if quiet || !terminal {
             ProgressDrawTarget::hidden()
         } else {
             ProgressDrawTarget::stderr()
         };
-        let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_style(style());
+        let bar = ProgressBar::with_draw_target(Some(total as u64), target).with_style(style(unit));
         // Between updates of ours the elapsed time should move on; this is no timed process, workers are.
         bar.enable_steady_tick(Duration::from_millis(250));
         Self {
@@ -47,6 +47,12 @@ impl Progress {
         self.line(&format!("[{}/{}] {what}", self.done, self.total));
     }
 
+    /// Shows that `done` things are done and which comes next; a bar only, too quick for lines.
+    pub fn advance_to(&mut self, done: usize, next: &str) {
+        self.bar.set_position(done as u64);
+        self.bar.set_message(next.to_owned());
+    }
+
     /// Shows a line beside the bar.
     pub fn line(&self, text: &str) {
         if self.plain {
@@ -63,7 +69,9 @@ impl Progress {
     }
 }
 
-fn style() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:24} {pos}/{len} cells, {elapsed} elapsed, {eta} left  {wide_msg}")
-        .unwrap_or_else(|_| ProgressStyle::default_bar())
+fn style(unit: &str) -> ProgressStyle {
+    ProgressStyle::with_template(&format!(
+        "{{bar:24}} {{pos}}/{{len}} {unit}, {{elapsed}} elapsed, {{eta}} left  {{wide_msg}}"
+    ))
+    .unwrap_or_else(|_| ProgressStyle::default_bar())
 }
