@@ -150,10 +150,10 @@ fn per_sequence(mode: &str, expected: &Expected) -> Vec<f32> {
     let mut logits = vec![0.0; ids.len() * VOCAB];
     for sequence in 0..4 {
         let start = sequence * LENGTH;
-        let length = mask[start..start + LENGTH]
+        let length: usize = mask[start..start + LENGTH]
             .iter()
-            .filter(|token| **token == 1)
-            .count();
+            .map(|&token| usize::from(token))
+            .sum();
         let values = forward(model.as_mut(), &ids[start..start + length], &vec![1; length], 1);
         logits[start * VOCAB..(start + length) * VOCAB].copy_from_slice(&values);
     }

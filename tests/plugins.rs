@@ -69,7 +69,13 @@ fn a_file_that_is_no_library_is_refused() {
     // The system's loader reads past the end of the mapped file and dies of it.
     let reason = refusal(&directory_with("libqbench_start.so", start), "");
     assert!(reason.contains("a mapped file was cut short"), "{reason}");
-}\n").unwrap();
+}
+
+#[test]
+fn a_library_that_is_no_plugin_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("empty.c");
+    fs::write(&source, "int nothing(void) { return 0; }\n").unwrap();
     let mut compiler = std::process::Command::new("cc");
     compiler
         .args(["-shared", "-fPIC", "-o"])

@@ -35,7 +35,7 @@ pub fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
 
 /// Whether an error is the user's to mend.
 pub fn is_usage(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.is::<UsageError>())
+    error.chain().any(<dyn std::error::Error>::is::<UsageError>)
 }
 
 /// The exit code that an error ends in.

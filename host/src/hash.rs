@@ -1,6 +1,6 @@
 //! Hashes that identify what took part in a run.
 
-use std::{fs::File, io, path::Path};
+use std::{fmt::Write, fs::File, io, path::Path};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -13,11 +13,11 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
     let mut hasher = Sha256::new();
     let mut file = File::open(path).with_context(|| format!("read {}", path.display()))?;
     io::copy(&mut file, &mut HashWriter(&mut hasher)).with_context(|| format!("read {}", path.display()))?;
-    Ok(hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
 
 struct HashWriter<'a>(&'a mut Sha256);

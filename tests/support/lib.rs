@@ -132,7 +132,7 @@ pub fn benchmark_table(outdir: &Path) -> PathBuf {
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            name.starts_with("benchmark_") && name.ends_with(".csv")
+            name.starts_with("benchmark_") && path.extension().is_some_and(|extension| extension == "csv")
         })
         .collect();
     assert_eq!(tables.len(), 1, "{tables:?}");

@@ -112,7 +112,7 @@ fn plugins_in(directory: &Path) -> Result<Vec<Candidate>> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        if name.starts_with("libqbench_") && name.ends_with(".so") {
+        if name.starts_with("libqbench_") && path.extension() == Some(OsStr::new("so")) {
             paths.push(path);
         }
     }

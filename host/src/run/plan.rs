@@ -1,6 +1,7 @@
 //! What a run does: the command line with everything looked up, checked and decided.
 
 use std::{
+    ffi::OsStr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     thread,
@@ -76,6 +77,10 @@ pub struct Configuration {
     pub only: Vec<String>,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
 fn serialize_precision<S: serde::Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(precision_name(*dtype))
 }
@@ -185,7 +190,7 @@ fn modes(arguments: &RunArgs, registry: &Registry) -> Result<Vec<SchemeChoice>> 
 
 /// Whether a value of `--plugin` names a file rather than a mode.
 pub fn is_file_name(text: &str) -> bool {
-    text.contains('/') || text.ends_with(".so")
+    text.contains('/') || Path::new(text).extension() == Some(OsStr::new("so"))
 }
 
 fn device(arguments: &RunArgs, registry: &Registry, backend: &BackendChoice) -> Result<DeviceInfo> {

@@ -114,8 +114,8 @@ impl RotaryKeys {
 impl DecoderConfig {
     /// Reads the text of a config.json.
     ///
-    /// Absent keys mean what transformers' `MistralConfig` and `LlamaConfig` make of them, except for
-    /// `num_key_value_heads` (one for each head) and the keys that give the model its size, which must be there.
+    /// Absent keys mean what transformers' `MistralConfig` and `LlamaConfig` make of them, except for the keys that
+    /// give the model its size, which must be there.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] when it is no such file or a size is missing or impossible, [`Error::Unsupported`]
@@ -138,11 +138,15 @@ impl DecoderConfig {
                 )));
             }
         };
-        // `MistralConfig` takes 4096 for an absent window and none for null.
-        let window_absent = value.get("sliding_window").is_none();
+        // `MistralConfig` has defaults of its own for absent keys; null is no window, and one key-value head a head.
+        let absent = |key: &str| value.get(key).is_none() && architecture == "mistral";
+        let (window_absent, kv_heads_absent) = (absent("sliding_window"), absent("num_key_value_heads"));
         let mut keys: Keys = serde_json::from_value(value).map_err(invalid)?;
         if window_absent {
             keys.sliding_window = Some(4096);
+        }
+        if kv_heads_absent {
+            keys.num_key_value_heads = Some(8);
         }
         Self::from_keys(architecture, &keys)
     }
@@ -217,8 +221,8 @@ mod tests {
 
     fn parse(extra: &str) -> Result<DecoderConfig> {
         DecoderConfig::from_json(&format!(
-            r#"{{"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-                "num_attention_heads": 4 {extra}}}"#
+            r#"{{"vocab_size": 32, "hidden_size": 64, "intermediate_size": 24, "num_hidden_layers": 2,
+                "num_attention_heads": 16 {extra}}}"#
         ))
     }
 
@@ -241,7 +245,7 @@ mod tests {
                "rope_parameters": null, "tie_word_embeddings": null, "sliding_window": 8"#,
         )
         .unwrap();
-        assert_eq!((config.head_dim, config.kv_heads), (4, 4));
+        assert_eq!((config.head_dim, config.kv_heads), (4, 16));
         assert_eq!(config.max_positions, 2048);
         assert!(!config.tied_embeddings && !config.attention_bias && !config.mlp_bias);
         assert_eq!(config.sliding_window, None);
@@ -250,6 +254,8 @@ mod tests {
             (wide.head_dim, wide.kv_heads, wide.sliding_window),
             (256, 2, Some(4096))
         );
+        let bare = parse(r#", "model_type": "mistral""#).unwrap();
+        assert_eq!((bare.head_dim, bare.kv_heads), (4, 8));
     }
 
     #[test]

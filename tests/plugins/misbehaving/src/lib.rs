@@ -7,7 +7,8 @@
 use std::{env, process, thread, time::Duration};
 
 use qbench_sdk::{
-    CallContext, DType, Error, Layout, Matrix, Options, QuantScheme, Result, SchemeInfo, export_plugin, layout::Dense,
+    CallContext, DType, Error, Layout, Matrix, Options, QuantScheme, Result, SchemeInfo, export_plugin,
+    layout::Dense,
 };
 
 struct Misbehaving {
@@ -41,7 +42,11 @@ impl QuantScheme for Misbehaving {
     }
 
     fn layout(&self, rows: usize, cols: usize, source: DType) -> Result<Layout> {
-        Ok(Layout::Dense(Dense { rows, cols, dtype: source }))
+        Ok(Layout::Dense(Dense {
+            rows,
+            cols,
+            dtype: source,
+        }))
     }
 
     fn quantize(

@@ -37,5 +37,8 @@ extern "C" fn different(value: u64) -> u64 {
 
 #[export_root_module]
 pub fn root() -> Root_Ref {
-    Root { everything_is_different: different }.leak_into_prefix()
+    Root {
+        everything_is_different: different,
+    }
+    .leak_into_prefix()
 }
