@@ -117,7 +117,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub warmup: usize,
     /// Times that each cell runs, in a fresh process each.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
     pub num_repeats: usize,
     /// Timed batches a cell at most.
     #[arg(long, value_name = "N", value_parser = at_least_one)]

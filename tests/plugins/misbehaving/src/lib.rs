@@ -20,7 +20,7 @@ impl Misbehaving {
         match env::var("QBENCH_TEST_FAULT").as_deref() {
             Ok("exit") => process::exit(0),
             Ok("abort") => process::abort(),
-            Ok("hang") => thread::sleep(Duration::from_secs(3600)),
+            Ok("hang") => thread::sleep(Duration::from_hours(1)),
             Ok("panic") => panic!("the test asked for a panic"),
             _ => {}
         }
