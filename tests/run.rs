@@ -42,6 +42,7 @@ fn all_five_modes_are_measured_evaluated_analysed_and_drawn() {
     let output = small_run(outdir.path()).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stderr(&output).contains("the first 2 fragments of each genome"));
+    assert!(stderr(&output).contains("tok=48: 4 sequences were longer than the limit"));
     assert!(!stderr(&output).contains('\u{1b}'), "no terminal codes in a pipe");
 
     let table = benchmark_table(outdir.path());

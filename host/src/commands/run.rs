@@ -203,8 +203,24 @@ impl<'a> Session<'a> {
         self.outdir.keep(&record)?;
         self.progress
             .finish(&format!("{}: {}", describe(cell), outcome_text(&record)));
+        self.say_how_many_were_cut(&record);
         self.records.push(record);
         Ok(())
+    }
+
+    /// Says once a condition how many sequences lost tokens to the limit.
+    fn say_how_many_were_cut(&self, record: &Record) {
+        let condition = &record.cell.condition;
+        let known = |earlier: &Record| earlier.cell.condition == *condition && earlier.performance.is_some();
+        if let Some(performance) = &record.performance
+            && performance.truncated_sequences > 0
+            && !self.records.iter().any(known)
+        {
+            self.progress.line(&format!(
+                "{condition}: {} sequences were longer than the limit of tokens and were cut",
+                performance.truncated_sequences
+            ));
+        }
     }
 
     /// The analysis, and the run's verdict.
