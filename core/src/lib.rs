@@ -12,4 +12,5 @@ pub mod measure;
 pub mod quality;
 pub mod report;
 pub mod results;
+pub mod statistics;
 pub mod workload;

@@ -194,7 +194,7 @@ fn mixture_of_schemas_is_read_together_and_named() {
     );
     let (_, fields) = table(&output.path().join("throughput_comparison.csv"));
     assert_eq!(fields[&("8bit".to_owned(), "tokens_per_s_std".to_owned())], "");
-    let mixture = "2 values of model (GenomeOcean-100M, GenomeOcean-500M)";
+    let mixture = "2 models (GenomeOcean-100M, GenomeOcean-500M)";
     assert!(
         summary.warnings.iter().any(|warning| warning.contains(mixture)),
         "{:?}",
@@ -250,6 +250,7 @@ fn what_an_earlier_analysis_left_does_not_stay() {
     )
     .unwrap();
     assert!(output.path().join("energy_efficiency.png").exists());
+    assert!(output.path().join("cosine_similarity.png").exists());
     analyze(
         &fixture("original_performance"),
         output.path(),
@@ -258,6 +259,7 @@ fn what_an_earlier_analysis_left_does_not_stay() {
     .unwrap();
     assert!(!output.path().join("energy_efficiency.png").exists());
     assert!(!output.path().join("energy_analysis.csv").exists());
+    assert!(!output.path().join("cosine_similarity.png").exists());
 }
 
 #[test]

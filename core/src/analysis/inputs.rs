@@ -1,5 +1,6 @@
 //! Everything that a results directory holds, read once.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,11 +46,11 @@ impl Inputs {
         }
         let journal = read_journal(results_dir)?;
         inputs.warnings.extend(journal.warnings);
+        let mut noted = HashSet::new();
         for record in &journal.records {
             for warning in &record.warnings {
-                let warning = format!("{}: {warning}", record.cell.mode);
-                if !inputs.warnings.contains(&warning) {
-                    inputs.warnings.push(warning);
+                if noted.insert((record.cell.mode.clone(), warning.clone())) {
+                    inputs.warnings.push(format!("{}: {warning}", record.cell.mode));
                 }
             }
         }

@@ -9,7 +9,6 @@ mod modes;
 mod number_text;
 mod performance;
 mod quality;
-pub mod statistics;
 mod summary_file;
 mod table;
 
@@ -18,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use inputs::Inputs;
+pub(crate) use mixture::{performance_mixture, quality_mixture};
 pub use modes::{ModeRows, STANDARD, group_by_mode, ordered_modes};
 pub use number_text::significant;
 pub use performance::{
@@ -34,8 +34,8 @@ use crate::results::{ResultsError, write_atomically, write_quality_tables};
 /// Name of the report in the output directory.
 pub const REPORT_FILE: &str = "performance_report.txt";
 
-/// Files that an analysis writes only when there is something to say. What an earlier analysis left of them is
-/// removed, so that an output directory never shows numbers of another run.
+/// Files about performance that an analysis writes only when there is something to say. What an earlier analysis left
+/// of them is removed, so that an output directory never shows numbers of another run.
 const OPTIONAL_FILES: [&str; 7] = [
     "memory_analysis.csv",
     "energy_analysis.csv",
@@ -44,6 +44,17 @@ const OPTIONAL_FILES: [&str; 7] = [
     "latency_comparison.png",
     "energy_efficiency.png",
     "performance_memory_tradeoff.png",
+];
+
+/// The same for quality; left alone by an analysis that skips quality. Tables are not among them, since those of the
+/// original system may be what was read.
+const OPTIONAL_QUALITY_FIGURES: [&str; 6] = [
+    "divergence_comparison.png",
+    "cosine_similarity.png",
+    "snr_comparison.png",
+    "quality_metrics_last.png",
+    "quality_metrics_second_last.png",
+    "token_kl.png",
 ];
 
 /// Why a results directory cannot be analysed.
@@ -121,8 +132,8 @@ pub fn analyze(
     options: AnalysisOptions,
 ) -> Result<AnalysisSummary, AnalysisError> {
     let mut inputs = Inputs::read(results_dir, output_dir, options.skip_quality)?;
-    inputs.warnings.extend(mixture::performance_mixture(&inputs.rows));
-    inputs.warnings.extend(mixture::quality_mixture(&inputs.quality));
+    let mixtures = mixture::warnings(&inputs.rows, &inputs.quality);
+    inputs.warnings.extend(mixtures);
     fs::create_dir_all(output_dir).map_err(|source| AnalysisError::Output {
         directory: output_dir.to_path_buf(),
         source,
@@ -150,7 +161,10 @@ pub fn analyze(
     files.extend(write_quality_tables(output_dir, &inputs.quality_records)?);
     files.extend(figures::draw(&inputs, output_dir)?);
     if !modes.is_empty() {
-        remove_stale(output_dir, &files)?;
+        remove_stale(output_dir, &OPTIONAL_FILES, &files)?;
+    }
+    if !options.skip_quality {
+        remove_stale(output_dir, &OPTIONAL_QUALITY_FIGURES, &files)?;
     }
     let report_path = output_dir.join(REPORT_FILE);
     let text = report::performance_report(&inputs, results_dir, &files);
@@ -164,8 +178,8 @@ pub fn analyze(
     })
 }
 
-fn remove_stale(output_dir: &Path, written: &[PathBuf]) -> Result<(), ResultsError> {
-    for path in OPTIONAL_FILES.map(|name| output_dir.join(name)) {
+fn remove_stale(output_dir: &Path, optional: &[&str], written: &[PathBuf]) -> Result<(), ResultsError> {
+    for path in optional.iter().map(|name| output_dir.join(name)) {
         if !written.contains(&path) && path.exists() {
             fs::remove_file(&path).map_err(ResultsError::io("remove", &path))?;
         }

@@ -5,7 +5,6 @@
 //! the unrounded means with that of `standard`, and are empty without it.
 
 use super::modes::{ModeRows, STANDARD};
-use super::statistics::Summary;
 use super::table::{Field, Table};
 use crate::results::BenchmarkRow;
 

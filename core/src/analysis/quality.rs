@@ -1,7 +1,6 @@
 //! Quality by mode and layer: what the figures and the report show.
 
 use super::modes::ordered_modes;
-use super::statistics::Summary;
 use crate::results::{LOGITS_LAYER, QualityRow};
 
 /// The quality rows that have numbers, of one analysis.

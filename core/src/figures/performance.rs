@@ -8,8 +8,8 @@ use super::panel::{Mark, Panel};
 use super::scale::ScaleKind;
 use super::tradeoff::{self, TradeoffPoint};
 use super::{FigureError, describe};
-use crate::analysis::ModeRows;
-use crate::analysis::statistics::Summary;
+use crate::statistics::Summary;
+use crate::analysis::{ModeRows, performance_mixture};
 use crate::results::BenchmarkRow;
 
 /// Significant digits of the labels at bars.
@@ -38,7 +38,7 @@ pub(super) fn draw(
             columns: panels.len().clamp(1, 2),
             panels,
             variants: variants.iter().map(|&name| name.to_owned()).collect(),
-            notes: notes(&ok, groups),
+            notes: notes(&ok, groups, "Bars", "Error bars"),
             modes: &modes,
         }
     };
@@ -105,15 +105,11 @@ pub(super) fn draw(
     let points = tradeoff_points(groups);
     if !points.is_empty() {
         let path = directory.join("performance_memory_tradeoff.png");
-        let spread = if points.iter().any(|point| point.rows.len() > 1) {
-            "Large points: means of a mode's rows; small points: single rows; lines: ± 1 standard deviation. Better is up \
-             and left."
-        } else {
-            "One row a mode. Better is up and left."
-        };
+        let notes = notes(&ok, groups, "Large points", "Lines");
+        let notes = format!("{notes} Small points: single rows. Better is up and left.");
         tradeoff::save(
             &path,
-            ("Throughput against memory", &subtitle, spread),
+            ("Throughput against memory", &subtitle, &notes),
             &points,
             &modes,
         )?;
@@ -185,37 +181,35 @@ fn subtitle(rows: &[&BenchmarkRow]) -> String {
     parts.join(" · ")
 }
 
-/// What bars and error bars are.
-fn notes(rows: &[&BenchmarkRow], groups: &[ModeRows]) -> String {
+/// What the marks of means (`Bars`) and of their spread (`Error bars`) are.
+fn notes(rows: &[&BenchmarkRow], groups: &[ModeRows], what: &str, spread: &str) -> String {
     let counts: BTreeSet<usize> = groups.iter().map(|group| group.rows.len()).collect();
     let (Some(&fewest), Some(&most)) = (counts.first(), counts.last()) else {
         return String::new();
     };
     if most == 1 {
-        return "One measurement a mode, hence no error bars.".to_owned();
+        return "One row a mode, hence no spread.".to_owned();
     }
     let number = if fewest == most {
         most.to_string()
     } else {
         format!("{fewest} to {most}")
     };
-    let batch_sizes = rows
-        .iter()
-        .filter_map(|row| row.batch_size)
-        .collect::<BTreeSet<_>>()
-        .len();
-    let repeats = rows
-        .iter()
-        .filter_map(|row| row.repeat)
-        .collect::<BTreeSet<_>>()
-        .len();
-    let over = match (batch_sizes > 1, repeats > 1) {
-        (true, true) => format!(" ({batch_sizes} batch sizes, {repeats} repeats)"),
-        (true, false) => format!(" ({batch_sizes} batch sizes)"),
-        (false, true) => " (repeats)".to_owned(),
-        (false, false) => String::new(),
+    let repeats: BTreeSet<u64> = rows.iter().filter_map(|row| row.repeat).collect();
+    let repeats = (repeats.len() > 1).then(|| format!("{} repeats", repeats.len()));
+    let mixture = performance_mixture(rows.iter().copied());
+    let differences = if mixture.is_some() {
+        ", hence of the settings too, not of repeats alone"
+    } else {
+        ""
+    };
+    let over: Vec<String> = mixture.into_iter().chain(repeats).collect();
+    let over = if over.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", over.join(", "))
     };
     format!(
-        "Bars: mean over {number} rows of each mode{over}. Error bars: ± 1 standard deviation of these rows."
+        "{what}: mean over {number} rows of each mode{over}. {spread}: ± 1 standard deviation of these rows{differences}."
     )
 }

@@ -6,8 +6,8 @@ use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::{ScaleKind, value_label};
 use super::{FigureError, describe};
-use crate::analysis::QualityRows;
-use crate::analysis::statistics::Summary;
+use crate::statistics::Summary;
+use crate::analysis::{QualityRows, quality_mixture};
 use crate::results::{LOGITS_LAYER, QualityRow};
 
 /// Values further apart than this get a logarithmic axis: on a linear one the smallest bar would be under 3 % of the
@@ -89,6 +89,7 @@ pub(super) fn draw(
         })
     });
     let subtitle = describe(rows.iter().filter(|row| row.is_ok()).map(QualityRow::setting)).join(" · ");
+    let averaged = averaged_over(rows);
     let mut files = Vec::new();
     let mut save = |name: &str, page: Page| {
         if page.panels.iter().all(|panel| panel.marks.is_empty()) {
@@ -112,7 +113,7 @@ pub(super) fn draw(
         } else {
             Vec::new()
         },
-        notes: notes(quality, &shown, layers),
+        notes: notes(quality, &shown, layers, &averaged),
         modes: &shown,
     };
     let both: Vec<&str> = layers.iter().copied().take(2).collect();
@@ -154,7 +155,7 @@ pub(super) fn draw(
         save(&name, page(&title, &[KL, COSINE, SNR, MSE], &[layer], 2))?;
     }
     let path = directory.join("token_kl.png");
-    if draw_tokens(quality, modes, &subtitle, &path)? {
+    if draw_tokens(quality, modes, (&subtitle, &averaged), &path)? {
         files.push(path);
     }
     Ok(files)
@@ -220,8 +221,14 @@ fn kind_for(marks: &[Mark]) -> ScaleKind {
     }
 }
 
+/// What means and error bars are over, for rows of several settings; empty when each mode has one row a layer.
+fn averaged_over(rows: &[QualityRow]) -> String {
+    quality_mixture(rows.iter().filter(|row| row.is_ok()))
+        .map_or_else(String::new, |mixture| format!(" Averaged over {mixture}."))
+}
+
 /// What the marks of a page are.
-fn notes(quality: &QualityRows, modes: &Modes, layers: &[&str]) -> String {
+fn notes(quality: &QualityRows, modes: &Modes, layers: &[&str], averaged: &str) -> String {
     let counts = modes.names.iter().flat_map(|mode| {
         layers.iter().filter_map(|layer| {
             quality.summary(mode, layer, |row| row.cosine_similarity.or(row.kl_divergence))
@@ -229,20 +236,18 @@ fn notes(quality: &QualityRows, modes: &Modes, layers: &[&str]) -> String {
     });
     let most = counts.map(|summary| summary.count).max().unwrap_or(0);
     let spread = if most > 1 {
-        format!(
-            " Averaged over up to {most} rows of each mode; error bars: ± 1 standard deviation of these rows."
-        )
+        format!(" Error bars: ± 1 standard deviation of the up to {most} rows of a mode.")
     } else {
         String::new()
     };
-    format!("Means over sequences of the metric of each sequence's pooled vector.{spread}")
+    format!("Means over sequences of the metric of each sequence's pooled vector.{averaged}{spread}")
 }
 
 /// Draws token-level KL on a logarithmic axis, and perplexity beside it; `false` when there is neither.
 fn draw_tokens(
     quality: &QualityRows,
     modes: &Modes,
-    subtitle: &str,
+    (subtitle, averaged): (&str, &str),
     path: &Path,
 ) -> Result<bool, FigureError> {
     let summary = |mode: &str, column: Column| {
@@ -327,9 +332,10 @@ fn draw_tokens(
         columns: panels.len(),
         panels,
         variants: Vec::new(),
-        notes: "KL(reference ‖ mode) over all tokens of all sequences. Points and labels: mean; bars: median to 99th \
-                percentile; short line: largest."
-            .to_owned(),
+        notes: format!(
+            "KL(reference ‖ mode) over all tokens of all sequences. Points and labels: mean; bars: median to 99th \
+             percentile; short line: largest.{averaged}"
+        ),
         modes: &shown,
     };
     page.save(path)?;

@@ -9,7 +9,7 @@ use super::canvas::{Area, Canvas, GRID, INK, draw_picture, size};
 use super::page::{BORDER, Heading, Modes, draw_notes, notes_height, wrap_notes};
 use super::scale::{Scale, ScaleKind};
 use super::text::{Align, NAME_SEPARATORS, TextFont};
-use crate::analysis::statistics::Summary;
+use crate::statistics::Summary;
 
 /// One mode of the figure.
 #[derive(Clone, Debug)]
@@ -40,7 +40,16 @@ pub(super) fn save(
     };
     let font = TextFont::load().ok_or_else(|| fault("the embedded font cannot be read"))?;
     let heading = Heading::new(&font, title, subtitle, WIDTH);
-    let notes = wrap_notes(&font, notes, WIDTH);
+    let speeds = all_values(points, |point| point.speed, |row| row.1);
+    let memories = all_values(points, |point| point.memory, |row| row.0);
+    let (speed_kind, memory_kind) = (kind(&speeds), kind(&memories));
+    let zoomed = match (speed_kind == ScaleKind::Zoomed, memory_kind == ScaleKind::Zoomed) {
+        (true, true) => " The axes do not start at 0.",
+        (true, false) => " The axis of throughput does not start at 0.",
+        (false, true) => " The axis of memory does not start at 0.",
+        (false, false) => "",
+    };
+    let notes = wrap_notes(&font, &format!("{notes}{zoomed}"), WIDTH);
     let names: Vec<Vec<String>> = points
         .iter()
         .map(|point| modes.names.get(point.mode).copied().unwrap_or_default())
@@ -57,15 +66,13 @@ pub(super) fn save(
             right: WIDTH - BORDER - LEGEND,
             bottom,
         };
-        let speeds = all_values(points, |point| point.speed, |row| row.1);
-        let vertical = Scale::covering(kind(&speeds), &speeds, (plot.bottom, plot.top), 60);
+        let vertical = Scale::covering(speed_kind, &speeds, (plot.bottom, plot.top), 60);
         let widths = vertical
             .ticks()
             .into_iter()
             .map(|(_, label)| canvas.font.width(&label, size::TICK) as i32);
         plot.left = BORDER + 90 + widths.max().unwrap_or(0);
-        let memories = all_values(points, |point| point.memory, |row| row.0);
-        let horizontal = Scale::covering(kind(&memories), &memories, (plot.left, plot.right), 80);
+        let horizontal = Scale::covering(memory_kind, &memories, (plot.left, plot.right), 80);
         draw_axes(canvas, plot, &horizontal, &vertical);
         let mut places: Vec<(i32, i32)> = Vec::new();
         for point in points {

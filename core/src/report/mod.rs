@@ -5,7 +5,7 @@ mod text_table;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::analysis::statistics::Summary;
+use crate::statistics::Summary;
 use crate::analysis::{
     Inputs, ModeRows, QualityRows, STANDARD, best_performers, group_by_mode, ordered_modes, significant,
 };

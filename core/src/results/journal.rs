@@ -14,11 +14,33 @@ use super::{Cell, ResultsError};
 /// Name of the journal in a results directory.
 pub const JOURNAL_FILE: &str = "cells.jsonl";
 
-/// The journal, open for appending. One process writes it at a time.
+/// The journal, open for appending. One process writes it at a time, which holds what it has read and written: after
+/// each cell of a long run the tables are made again without reading the file again.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     file: File,
+    latest: LatestRecords,
+}
+
+/// The latest record of each cell, cells in the order in which they were first recorded.
+#[derive(Debug, Default)]
+struct LatestRecords {
+    records: Vec<Record>,
+    place_of: HashMap<Cell, usize>,
+}
+
+impl LatestRecords {
+    fn insert(&mut self, record: Record) {
+        let place = *self
+            .place_of
+            .entry(record.cell.clone())
+            .or_insert(self.records.len());
+        match self.records.get_mut(place) {
+            Some(earlier) => *earlier = record,
+            None => self.records.push(record),
+        }
+    }
 }
 
 impl Journal {
@@ -26,7 +48,8 @@ impl Journal {
     /// removed so that the next record does not run into it; a complete one that only lacks its line end keeps it.
     ///
     /// # Errors
-    /// [`ResultsError::Io`] when the file cannot be opened or mended.
+    /// [`ResultsError::Io`] when the file cannot be opened or mended; [`ResultsError::CorruptLine`] or
+    /// [`ResultsError::OtherSchema`] for a line that is no record, and the file is then as it was.
     pub fn open(results_dir: &Path) -> Result<Self, ResultsError> {
         let path = results_dir.join(JOURNAL_FILE);
         let mut file = OpenOptions::new()
@@ -35,18 +58,19 @@ impl Journal {
             .open(&path)
             .map_err(ResultsError::io("open", &path))?;
         let bytes = std::fs::read(&path).map_err(ResultsError::io("read", &path))?;
-        let complete = bytes
-            .iter()
-            .rposition(|&byte| byte == b'\n')
-            .map_or(0, |end| end + 1);
-        let (_, tail) = bytes.split_at(complete);
-        if serde_json::from_slice::<Record>(tail).is_ok() {
-            file.write_all(b"\n").map_err(ResultsError::io("mend", &path))?;
-        } else if !tail.is_empty() {
-            file.set_len(complete as u64)
+        let Parsed { latest, incomplete } = parse(&path, &bytes)?;
+        if let Some((_, start)) = incomplete {
+            file.set_len(start as u64)
                 .map_err(ResultsError::io("mend", &path))?;
+        } else if bytes.last().is_some_and(|&byte| byte != b'\n') {
+            file.write_all(b"\n").map_err(ResultsError::io("mend", &path))?;
         }
-        Ok(Self { path, file })
+        Ok(Self { path, file, latest })
+    }
+
+    /// The latest record of each cell, cells in the order in which they were first recorded.
+    pub fn records(&self) -> &[Record] {
+        &self.latest.records
     }
 
     /// Appends one record and waits until it is on disk.
@@ -61,7 +85,7 @@ impl Journal {
         };
         let mut line = serde_json::to_vec(record).map_err(unwritable)?;
         // A number that is not finite is written as `null`, which would make the journal unreadable from here on.
-        serde_json::from_slice::<Record>(&line).map_err(unwritable)?;
+        let kept: Record = serde_json::from_slice(&line).map_err(unwritable)?;
         line.push(b'\n');
         let append = |error| ResultsError::io("append to", &self.path)(error);
         let length = self.file.metadata().map_err(append)?.len();
@@ -70,7 +94,9 @@ impl Journal {
             let _ = self.file.set_len(length);
             return Err(append(error));
         }
-        self.file.sync_data().map_err(append)
+        self.file.sync_data().map_err(append)?;
+        self.latest.insert(kept);
+        Ok(())
     }
 }
 
@@ -95,48 +121,57 @@ pub fn read_journal(results_dir: &Path) -> Result<JournalContents, ResultsError>
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(JournalContents::default()),
         Err(error) => return Err(ResultsError::io("read", &path)(error)),
     };
-    let mut contents = JournalContents::default();
-    let mut place_of: HashMap<Cell, usize> = HashMap::new();
+    let Parsed { latest, incomplete } = parse(&path, &bytes)?;
+    let warnings = incomplete.map(|(line, _)| {
+        format!(
+            "{}, line {line}: the last line is incomplete (a run was killed while writing) and was left out",
+            path.display()
+        )
+    });
+    Ok(JournalContents {
+        records: latest.records,
+        warnings: warnings.into_iter().collect(),
+    })
+}
+
+/// What the bytes of a journal hold.
+struct Parsed {
+    latest: LatestRecords,
+    /// Number and offset of an incomplete last line.
+    incomplete: Option<(usize, usize)>,
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, ResultsError> {
+    let mut parsed = Parsed {
+        latest: LatestRecords::default(),
+        incomplete: None,
+    };
+    let mut start = 0;
     for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let number = index + 1;
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        let record: Record = match serde_json::from_slice(line) {
-            Ok(record) => record,
-            Err(_) if !line.ends_with(b"\n") => {
-                contents.warnings.push(format!(
-                    "{}, line {number}: the last line is incomplete (a run was killed while writing) and was left out",
-                    path.display()
-                ));
-                continue;
+        match serde_json::from_slice::<Record>(line) {
+            Ok(record) if record.schema == RECORD_SCHEMA => parsed.latest.insert(record),
+            Ok(record) => {
+                return Err(ResultsError::OtherSchema {
+                    path: path.to_path_buf(),
+                    line: number,
+                    found: record.schema,
+                    expected: RECORD_SCHEMA,
+                });
             }
+            Err(_) if line.trim_ascii().is_empty() => {}
+            Err(_) if !line.ends_with(b"\n") => parsed.incomplete = Some((number, start)),
             Err(source) => {
                 return Err(ResultsError::CorruptLine {
-                    path,
+                    path: path.to_path_buf(),
                     line: number,
                     source,
                 });
             }
-        };
-        if record.schema != RECORD_SCHEMA {
-            let found = record.schema;
-            return Err(ResultsError::OtherSchema {
-                path,
-                line: number,
-                found,
-                expected: RECORD_SCHEMA,
-            });
         }
-        let place = *place_of
-            .entry(record.cell.clone())
-            .or_insert(contents.records.len());
-        match contents.records.get_mut(place) {
-            Some(earlier) => *earlier = record,
-            None => contents.records.push(record),
-        }
+        start += line.len();
     }
-    Ok(contents)
+    Ok(parsed)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use qbench_core::results::{Journal, Record, read_journal, write_benchmark};
+use qbench_core::results::{Journal, Record, write_benchmark};
 use serde_json::Value;
 
 use super::Plan;
@@ -93,15 +93,12 @@ impl OutDir {
         self.write_table()
     }
 
-    /// Writes the benchmark table from the journal.
-    ///
-    /// # Errors
-    /// A full or read-only disk, a damaged journal.
-    pub fn write_table(&self) -> Result<()> {
-        let contents = read_journal(&self.path)?;
-        let performance = contents.records.iter().any(|record| record.performance.is_some());
-        if performance || contents.records.iter().any(|record| !record.reason.is_empty()) {
-            write_benchmark(&self.path, &self.timestamp, &contents.records, &self.plan)?;
+    /// Writes the benchmark table, once there is a cell that it has something to say about.
+    fn write_table(&self) -> Result<()> {
+        let records = self.journal.records();
+        let tells = |record: &Record| record.performance.is_some() || !record.reason.is_empty();
+        if records.iter().any(tells) {
+            write_benchmark(&self.path, &self.timestamp, records, &self.plan)?;
         }
         Ok(())
     }

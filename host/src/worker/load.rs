@@ -72,7 +72,10 @@ pub(super) fn load(job: &CellJob, checkpoint: &Arc<Checkpoint>) -> Result<Loaded
         .into_iter()
         .filter(|record| record.quantize_seconds > 0.0)
         .collect();
-    let quantize_seconds: f64 = quantised.iter().map(|record| record.quantize_seconds).sum();
+    // Not `sum`, which gives −0 for no tensors.
+    let quantize_seconds = quantised
+        .iter()
+        .fold(0.0, |seconds, record| seconds + record.quantize_seconds);
     let quantize_source_bytes = quantised.iter().map(|record| record.source_bytes).sum();
     let load_seconds = (seconds - quantize_seconds).max(0.0);
     let info = model.info()?;

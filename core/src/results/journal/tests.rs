@@ -29,7 +29,15 @@ fn latest_record_of_a_cell_wins_at_its_first_place() {
     again.reason = "second try".to_owned();
     append(directory.path(), &[first, other.clone()]);
     append(directory.path(), std::slice::from_ref(&again));
-    assert_eq!(read_journal(directory.path()).unwrap().records, [again, other]);
+    assert_eq!(
+        read_journal(directory.path()).unwrap().records,
+        [again.clone(), other.clone()]
+    );
+    let mut open = Journal::open(directory.path()).unwrap();
+    assert_eq!(open.records(), [again.clone(), other.clone()]);
+    let third = performance_record("8bit", 1);
+    open.append(&third).unwrap();
+    assert_eq!(open.records(), [again, other, third]);
 }
 
 #[test]
@@ -79,6 +87,10 @@ fn corrupt_line_in_the_middle_is_an_error_with_its_place() {
     fs::write(&path, text.replacen("\"cell\"", "\"cel", 1)).unwrap();
     let error = read_journal(directory.path()).unwrap_err().to_string();
     assert!(error.contains("cells.jsonl, line 1: no record"), "{error}");
+    let before = fs::read(&path).unwrap();
+    let error = Journal::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("cells.jsonl, line 1: no record"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), before);
 }
 
 #[test]

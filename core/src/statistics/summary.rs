@@ -1,8 +1,14 @@
 //! Statistics as pure functions of slices.
 
-/// Mean, or `None` of nothing.
+/// Mean, or `None` of nothing. That of equal values is their value: sums are of differences from the first, which
+/// leaves no rounding to be taken for a deviation.
 pub fn mean(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    let first = *values.first()?;
+    if !first.is_finite() {
+        return Some(values.iter().sum::<f64>() / values.len() as f64);
+    }
+    let differences: f64 = values.iter().map(|value| value - first).sum();
+    Some(first + differences / values.len() as f64)
 }
 
 /// Standard deviation of a sample (ddof = 1, as pandas has it); `None` below two values.
@@ -81,6 +87,14 @@ mod tests {
         ] {
             assert!((quantile(&values, probability).unwrap() - expected).abs() < ROUNDING);
         }
+    }
+
+    #[test]
+    fn equal_values_do_not_deviate() {
+        // numpy gives a std of 8.5e-18 for these three sizes in GB.
+        let summary = Summary::of(&[0.050_394_699; 3]).unwrap();
+        assert_eq!((summary.mean, summary.std), (0.050_394_699, Some(0.0)));
+        assert_eq!(mean(&[f64::INFINITY; 2]), Some(f64::INFINITY));
     }
 
     #[test]
