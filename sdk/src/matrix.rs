@@ -1,6 +1,6 @@
 //! Borrowed row-major matrices of any element type.
 
-use half::{bf16, f16};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{DType, Error, Result};
 
@@ -205,7 +205,11 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// Widens little-endian elements of a float type to f32, exactly.
+/// Elements that are converted together: the CPU's vector instructions for f16 want a slice of it, which bytes at any
+/// address are not.
+const CHUNK: usize = 256;
+
+/// Widens little-endian elements of a float type to f32, exactly; a NaN stays one, and keeps its sign.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for integer types.
@@ -230,8 +234,13 @@ pub fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) -> Result<()> {
             }
         }
         DType::F16 => {
-            for (value, chunk) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *value = f16::from_le_bytes(*chunk).to_f32();
+            let mut halves = [f16::ZERO; CHUNK];
+            for (out, bytes) in out.chunks_mut(CHUNK).zip(bytes.chunks(2 * CHUNK)) {
+                let halves = &mut halves[..out.len()];
+                for (half, pair) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *half = f16::from_le_bytes(*pair);
+                }
+                halves.convert_to_f32_slice(out);
             }
         }
         DType::I8 | DType::U8 => return Err(Error::Unsupported(format!("{dtype} values as floats"))),
@@ -239,7 +248,7 @@ pub fn widen(bytes: &[u8], dtype: DType, out: &mut [f32]) -> Result<()> {
     Ok(())
 }
 
-/// Rounds f32 values to a float type (nearest even) as little-endian elements.
+/// Rounds f32 values to a float type (nearest even) as little-endian elements; a NaN stays one, and keeps its sign.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for integer types.
@@ -264,8 +273,13 @@ pub fn narrow(values: &[f32], dtype: DType, bytes: &mut [u8]) -> Result<()> {
             }
         }
         DType::F16 => {
-            for (value, chunk) in values.iter().zip(bytes.as_chunks_mut::<2>().0) {
-                *chunk = f16::from_f32(*value).to_le_bytes();
+            let mut halves = [f16::ZERO; CHUNK];
+            for (values, bytes) in values.chunks(CHUNK).zip(bytes.chunks_mut(2 * CHUNK)) {
+                let halves = &mut halves[..values.len()];
+                halves.convert_from_f32_slice(values);
+                for (half, pair) in halves.iter().zip(bytes.as_chunks_mut::<2>().0) {
+                    *pair = half.to_le_bytes();
+                }
             }
         }
         DType::I8 | DType::U8 => return Err(Error::Unsupported(format!("floats as {dtype} values"))),
@@ -304,5 +318,84 @@ mod tests {
         let mut back = [0.0; 2];
         widen(&bytes, DType::BF16, &mut back).unwrap();
         assert_eq!(back, [1.0, 1.015_625]);
+    }
+
+    /// Every f16 bit pattern, and the bytes of all of them at an odd address.
+    fn all_halves() -> (Vec<u16>, Vec<u8>) {
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        let bytes = [0].into_iter().chain(halves.iter().flat_map(|half| half.to_le_bytes()));
+        (halves.clone(), bytes.collect())
+    }
+
+    /// The value of a finite f16 by its definition: 10 bits of fraction, 5 of exponent with a bias of 15.
+    fn half_value(half: u16) -> f32 {
+        let (exponent, fraction) = (i32::from(half >> 10 & 31), f32::from(half & 1023));
+        let magnitude = match exponent {
+            0 => fraction * 2.0_f32.powi(-24),
+            _ => (1024.0 + fraction) * 2.0_f32.powi(exponent - 25),
+        };
+        if half >> 15 == 1 { -magnitude } else { magnitude }
+    }
+
+    #[test]
+    fn every_half_widens_to_its_value_and_narrows_to_itself() {
+        let (halves, bytes) = all_halves();
+        // An odd number of elements, so that neither chunks nor vectors come out even.
+        let (halves, bytes) = (&halves[1..], &bytes[3..]);
+        let mut values = vec![0.0; halves.len()];
+        widen(bytes, DType::F16, &mut values).unwrap();
+        let mut back = vec![0; bytes.len()];
+        narrow(&values, DType::F16, &mut back).unwrap();
+        for ((half, value), back) in halves.iter().zip(&values).zip(back.as_chunks::<2>().0) {
+            let back = u16::from_le_bytes(*back);
+            assert_eq!(value.is_sign_negative(), half >> 15 == 1, "{half:04x}");
+            if half & 0x7fff > 0x7c00 {
+                assert!(value.is_nan(), "{half:04x}");
+                // The bit that makes a NaN quiet is set, the rest of it is kept.
+                assert_eq!(back, half | 0x0200, "{half:04x}");
+                continue;
+            }
+            let expected = match half & 0x7fff {
+                0x7c00 => f32::INFINITY.copysign(*value),
+                _ => half_value(*half),
+            };
+            assert_eq!(value.to_bits(), expected.to_bits(), "{half:04x}");
+            assert_eq!(back, *half);
+        }
+    }
+
+    #[test]
+    fn what_lies_between_two_halves_goes_to_the_nearer_or_the_even_one() {
+        // The step past the largest finite f16, 65504, would be 65536; from the middle on it is infinity.
+        let value = |half: u16| if half == 0x7c00 { 65536.0 } else { half_value(half) };
+        let below: Vec<u16> = (0..0x7c00).collect();
+        let middles: Vec<f32> = below.iter().map(|half| value(*half).midpoint(value(half + 1))).collect();
+        let check = |values: Vec<f32>, expected: &dyn Fn(u16) -> u16| {
+            for sign in [0, 0x8000] {
+                let values: Vec<f32> = values.iter().map(|v| if sign == 0 { *v } else { -v }).collect();
+                let mut bytes = vec![0; 2 * values.len()];
+                narrow(&values, DType::F16, &mut bytes).unwrap();
+                for ((half, value), found) in below.iter().zip(&values).zip(bytes.as_chunks::<2>().0) {
+                    assert_eq!(u16::from_le_bytes(*found), expected(*half) | sign, "{value:e}");
+                }
+            }
+        };
+        check(middles.iter().map(|middle| middle.next_down()).collect(), &|half| half);
+        check(middles.iter().map(|middle| middle.next_up()).collect(), &|half| half + 1);
+        check(middles, &|half| half + (half & 1));
+    }
+
+    #[test]
+    fn every_bf16_widens_to_its_bits_and_narrows_to_itself() {
+        let (halves, bytes) = all_halves();
+        let mut values = vec![0.0; halves.len()];
+        widen(&bytes[1..], DType::BF16, &mut values).unwrap();
+        let mut back = vec![0; bytes.len() - 1];
+        narrow(&values, DType::BF16, &mut back).unwrap();
+        for ((half, value), back) in halves.iter().zip(&values).zip(back.as_chunks::<2>().0) {
+            assert_eq!(value.to_bits() >> 16, u32::from(*half));
+            let quiet = if value.is_nan() { 0x0040 } else { 0 };
+            assert_eq!(u16::from_le_bytes(*back), half | quiet);
+        }
     }
 }
