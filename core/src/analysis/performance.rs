@@ -7,6 +7,7 @@
 use super::modes::{ModeRows, STANDARD};
 use super::table::{Field, Table};
 use crate::results::BenchmarkRow;
+use crate::statistics::Summary;
 
 /// A column of the benchmark table that is summarised.
 #[derive(Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use super::modes::ordered_modes;
 use crate::results::{LOGITS_LAYER, QualityRow};
+use crate::statistics::Summary;
 
 /// The quality rows that have numbers, of one analysis.
 #[derive(Debug)]

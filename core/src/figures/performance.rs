@@ -8,9 +8,9 @@ use super::panel::{Mark, Panel};
 use super::scale::ScaleKind;
 use super::tradeoff::{self, TradeoffPoint};
 use super::{FigureError, describe};
-use crate::statistics::Summary;
 use crate::analysis::{ModeRows, performance_mixture};
 use crate::results::BenchmarkRow;
+use crate::statistics::Summary;
 
 /// Significant digits of the labels at bars.
 const DIGITS: usize = 3;

@@ -6,9 +6,9 @@ use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::{ScaleKind, value_label};
 use super::{FigureError, describe};
-use crate::statistics::Summary;
 use crate::analysis::{QualityRows, quality_mixture};
 use crate::results::{LOGITS_LAYER, QualityRow};
+use crate::statistics::Summary;
 
 /// Values further apart than this get a logarithmic axis: on a linear one the smallest bar would be under 3 % of the
 /// largest.

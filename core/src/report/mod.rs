@@ -5,11 +5,11 @@ mod text_table;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::statistics::Summary;
 use crate::analysis::{
     Inputs, ModeRows, QualityRows, STANDARD, best_performers, group_by_mode, ordered_modes, significant,
 };
 use crate::results::{BenchmarkRow, LOGITS_LAYER, QualityRow};
+use crate::statistics::Summary;
 use text_table::TextTable;
 
 /// Significant digits of the numbers in the report.
