@@ -323,7 +323,9 @@ mod tests {
     /// Every f16 bit pattern, and the bytes of all of them at an odd address.
     fn all_halves() -> (Vec<u16>, Vec<u8>) {
         let halves: Vec<u16> = (0..=u16::MAX).collect();
-        let bytes = [0].into_iter().chain(halves.iter().flat_map(|half| half.to_le_bytes()));
+        let bytes = [0]
+            .into_iter()
+            .chain(halves.iter().flat_map(|half| half.to_le_bytes()));
         (halves.clone(), bytes.collect())
     }
 
@@ -369,7 +371,10 @@ mod tests {
         // The step past the largest finite f16, 65504, would be 65536; from the middle on it is infinity.
         let value = |half: u16| if half == 0x7c00 { 65536.0 } else { half_value(half) };
         let below: Vec<u16> = (0..0x7c00).collect();
-        let middles: Vec<f32> = below.iter().map(|half| value(*half).midpoint(value(half + 1))).collect();
+        let middles: Vec<f32> = below
+            .iter()
+            .map(|half| value(*half).midpoint(value(half + 1)))
+            .collect();
         let check = |values: Vec<f32>, expected: &dyn Fn(u16) -> u16| {
             for sign in [0, 0x8000] {
                 let values: Vec<f32> = values.iter().map(|v| if sign == 0 { *v } else { -v }).collect();
@@ -380,8 +385,13 @@ mod tests {
                 }
             }
         };
-        check(middles.iter().map(|middle| middle.next_down()).collect(), &|half| half);
-        check(middles.iter().map(|middle| middle.next_up()).collect(), &|half| half + 1);
+        check(
+            middles.iter().map(|middle| middle.next_down()).collect(),
+            &|half| half,
+        );
+        check(middles.iter().map(|middle| middle.next_up()).collect(), &|half| {
+            half + 1
+        });
         check(middles, &|half| half + (half & 1));
     }
 

@@ -182,8 +182,12 @@ impl DecoderConfig {
         ] {
             rope.iter().try_for_each(|rope| rope.check(key))?;
         }
-        let nested_theta = keys.rope_parameters.as_ref().and_then(|rope| rope.rope_theta);
-        let rope_theta = nested_theta.or(keys.rope_theta).unwrap_or(10_000.0);
+        // transformers 5 takes either object for the other, `rope_scaling` first.
+        let rope_theta = [&keys.rope_scaling, &keys.rope_parameters]
+            .into_iter()
+            .find_map(|rope| rope.as_ref()?.rope_theta)
+            .or(keys.rope_theta)
+            .unwrap_or(10_000.0);
         if !(rope_theta.is_finite() && rope_theta > 0.0) {
             return Err(invalid(format!("a rope_theta of {rope_theta}")));
         }
@@ -235,6 +239,10 @@ mod tests {
         .unwrap();
         assert_eq!(four, five);
         assert_eq!(four.rope_theta, 1e6);
+        let mixed = parse(
+            r#", "model_type": "mistral", "rope_theta": 1e4, "rope_scaling": {"rope_theta": 1e6, "type": "default"}"#,
+        );
+        assert_eq!(mixed.unwrap(), four);
         assert_eq!(parse(r#", "model_type": "llama""#).unwrap().rope_theta, 1e4);
     }
 

@@ -263,3 +263,62 @@ fn bytes_are_those_held_and_broken_tensors_are_refused() {
     );
     assert!(Linear::load(integers.boxed(), None, DType::F32).is_err());
 }
+
+/// Linear8bitLt at its edges, as bitsandbytes computes it on a CPU (tests/fixtures/bitsandbytes/int8_linear.py).
+#[test]
+fn int8_edges_are_bitsandbytes() {
+    /// What bitsandbytes' CPU code says for 1 / 127^2.
+    const BITSANDBYTES_CPU_STEP: f64 = 6.200_124e-5;
+    let file = std::fs::read(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/bitsandbytes/int8_linear.safetensors"
+    ))
+    .unwrap();
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let bytes = |name: String| file.tensor(&name).unwrap().data().to_vec();
+    for (layer, case, threshold) in ["odd", "wide"].into_iter().flat_map(|layer| {
+        [
+            ("batch", 6.0_f32),
+            ("single", 6.0),
+            ("single_outlier", 6.0),
+            ("row", 6.0),
+            ("off", 0.0),
+        ]
+        .map(|(case, threshold)| (layer, case, threshold))
+    }) {
+        let (codes, scales) = (bytes(format!("{layer}.CB")), bytes(format!("{layer}.SCB")));
+        let rows = scales.len() / 4;
+        let cols = codes.len() / rows;
+        let tensor = MemoryTensor {
+            layout: Layout::Int8Vectorwise(Int8Vectorwise { rows, cols }),
+            buffers: [&codes[..], &scales, &threshold.to_le_bytes()]
+                .map(AlignedBuffer::from_bytes)
+                .into(),
+            custom: None,
+        };
+        let bias = floats(&bytes(format!("{layer}.bias")));
+        let x = floats(&bytes(format!("{layer}.{case}.x")));
+        // In f32 the order of the outliers' sums; in the others a last bit of either rounding as well.
+        for (name, precision, tolerance) in [
+            ("f32", DType::F32, 2e-6),
+            ("f16", DType::F16, 2.0 / 2048.0),
+            ("bf16", DType::BF16, 2.0 / 256.0),
+        ] {
+            let out = forward(&load(&tensor, Some(bias.clone()), precision).value, &x, precision);
+            let theirs = floats(&bytes(format!("{layer}.{case}.{name}")));
+            let quantized = quantize_activations(&x, x.len() / cols, cols, threshold).unwrap();
+            let codes: Vec<i8> = codes.iter().map(|code| *code as i8).collect();
+            let integers = quantized.dequantize(&quantized.product_i32(&codes, rows), &floats(&scales), None);
+            for (index, (value, theirs)) in out.iter().zip(&theirs).enumerate() {
+                // Their constant makes the integers' part larger.
+                let excess = BITSANDBYTES_CPU_STEP / f64::from(int8::PRODUCT_STEP) - 1.0;
+                let expected = f64::from(*theirs) - f64::from(integers[index]) * excess;
+                let size = expected.abs().max(f64::from(integers[index]).abs()).max(1.0);
+                assert!(
+                    (f64::from(*value) - expected).abs() <= tolerance * size,
+                    "{layer}.{case} in {name}, element {index}: {value} is not {expected}"
+                );
+            }
+        }
+    }
+}
