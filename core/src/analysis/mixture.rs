@@ -33,16 +33,17 @@ pub(super) fn warnings(rows: &[BenchmarkRow], quality: &[QualityRow]) -> Vec<Str
         .collect()
 }
 
-/// The setting of a row with its batch size.
-fn performance_setting(row: &BenchmarkRow) -> Vec<(&'static str, String)> {
+/// What was measured, by the name of the column, with the batch size.
+pub(crate) fn performance_setting(row: &BenchmarkRow) -> Vec<(&'static str, String)> {
     let setting = row.setting().map(|(column, value)| (column, value.to_owned()));
     let batch_size = row.batch_size.map(|size| ("batch size", size.to_string()));
     setting.into_iter().chain(batch_size).collect()
 }
 
-fn mixed(fields: impl Iterator<Item = (&'static str, String)>) -> Option<String> {
-    /// More values than this are counted, not named.
-    const NAMED: usize = 8;
+/// The columns that hold several values, with these, sorted.
+pub(crate) fn differing_settings(
+    fields: impl Iterator<Item = (&'static str, String)>,
+) -> Vec<(&'static str, Vec<String>)> {
     let mut columns: Vec<(&str, BTreeSet<String>)> = Vec::new();
     for (column, value) in fields.filter(|(_, value)| !value.is_empty()) {
         match columns.iter_mut().find(|(known, _)| *known == column) {
@@ -53,14 +54,25 @@ fn mixed(fields: impl Iterator<Item = (&'static str, String)>) -> Option<String>
         }
     }
     let several = columns.into_iter().filter(|(_, values)| values.len() > 1);
-    let words: Vec<String> = several
+    several
         .map(|(column, values)| {
-            let mut names: Vec<String> = values.into_iter().collect();
-            names.sort_by_cached_key(|name| number_at_end(name));
-            if names.len() > NAMED {
-                format!("{} {column}s", names.len())
+            let mut values: Vec<String> = values.into_iter().collect();
+            values.sort_by_cached_key(|value| number_at_end(value));
+            (column, values)
+        })
+        .collect()
+}
+
+fn mixed(fields: impl Iterator<Item = (&'static str, String)>) -> Option<String> {
+    /// More values than this are counted, not named.
+    const NAMED: usize = 8;
+    let words: Vec<String> = differing_settings(fields)
+        .into_iter()
+        .map(|(column, values)| {
+            if values.len() > NAMED {
+                format!("{} {column}s", values.len())
             } else {
-                format!("{} {column}s ({})", names.len(), names.join(", "))
+                format!("{} {column}s ({})", values.len(), values.join(", "))
             }
         })
         .collect();

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use inputs::Inputs;
-pub(crate) use mixture::{performance_mixture, quality_mixture};
+pub(crate) use mixture::{differing_settings, performance_mixture, performance_setting, quality_mixture};
 pub use modes::{ModeRows, STANDARD, group_by_mode, ordered_modes};
 pub use number_text::significant;
 pub use performance::{

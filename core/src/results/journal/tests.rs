@@ -118,3 +118,35 @@ fn number_that_json_cannot_hold_is_refused_and_nothing_is_written() {
     assert!(matches!(error, ResultsError::Unwritable { .. }), "{error}");
     assert_eq!(fs::read(directory.path().join(JOURNAL_FILE)).unwrap(), b"");
 }
+
+#[test]
+fn journal_cut_anywhere_keeps_its_whole_lines() {
+    let line = |record: &Record| serde_json::to_vec(record).unwrap();
+    let first = performance_record("standard", 0);
+    let mut bytes = line(&first);
+    bytes.push(b'\n');
+    let whole = bytes.len();
+    bytes.extend(line(&performance_record("8bit", 0)));
+    for cut in whole..bytes.len() {
+        let parsed = parse(Path::new(JOURNAL_FILE), &bytes[..cut]).unwrap();
+        assert_eq!(
+            parsed.latest.records,
+            std::slice::from_ref(&first),
+            "cut at {cut}"
+        );
+        assert_eq!(parsed.incomplete.is_some(), cut > whole, "cut at {cut}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn damaged_bytes_are_an_error_or_a_record_but_no_panic(place in 0..4096_usize, byte: u8) {
+        let mut bytes = serde_json::to_vec(&performance_record("standard", 0)).unwrap();
+        bytes.push(b'\n');
+        let place = place % bytes.len();
+        bytes[place] = byte;
+        if let Err(error) = parse(Path::new(JOURNAL_FILE), &bytes) {
+            proptest::prop_assert!(error.to_string().starts_with(JOURNAL_FILE));
+        }
+    }
+}
