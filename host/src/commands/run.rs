@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use qbench_core::{
     analysis::{AnalysisError, AnalysisOptions, analyze},
-    results::{Cell, CellKind, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
+    results::{Cell, CellKind, JOURNAL_FILE, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
 };
 use serde_json::json;
 
@@ -251,10 +251,17 @@ impl<'a> Session<'a> {
         if self.failed == 0 {
             return Ok(ExitCode::from(failure::OK));
         }
+        let first = self.records.iter().find(|record| record.status != Status::Ok);
         printer::note(&format!(
-            "{} of {} cells failed; the table says why",
+            "{} of {} cells failed; the first: {}; all reasons are in {}",
             self.failed,
-            self.records.len()
+            self.records.len(),
+            first.map_or_else(String::new, |record| format!(
+                "{}: {}",
+                describe(&record.cell),
+                outcome_text(record)
+            )),
+            self.outdir.path().join(JOURNAL_FILE).display()
         ));
         Ok(ExitCode::from(failure::VERDICT))
     }
