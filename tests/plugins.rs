@@ -205,7 +205,7 @@ fn unknown_names_are_answered_with_what_there_is() {
     fails(qbench().args(["run", "--precison", "f32"]), 2, &["--precision"]);
     fails(
         qbench().args(["--plugin", "./no-such-file.so"]),
-        3,
-        &["no-such-file.so"],
+        2,
+        &["no-such-file.so", "cannot be opened"],
     );
 }

@@ -180,6 +180,7 @@ fn precisions_conditions_and_batch_sizes_make_cells_of_their_own() {
         "--batch-sizes",
         "1",
         "3",
+        "1",
         "--samples-per-cond",
         "3",
         "--num-repeats",

@@ -16,8 +16,9 @@ use std::{
 use anyhow::{Context, Result};
 use qbench_core::results::Status;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::{info, level_filters::LevelFilter};
 
-use crate::failure;
+use crate::{LOG_VARIABLE, failure, printer};
 
 /// The hidden command that a child is started with.
 pub const CHILD_COMMAND: &str = "__child";
@@ -103,8 +104,30 @@ pub fn run<J: Serialize, R: DeserializeOwned>(
         .map_err(|e| could_not_start(e.into()))?;
     let files = Files::new(folder.path());
     let mut child = start(verb, job, &files).map_err(could_not_start)?;
+    let started = Instant::now();
     let status = wait(&mut child, limit).map_err(|error| could_not_start(error.into()))?;
-    judge(status, limit, &files)
+    let judged = judge(status, limit, &files);
+    info!(
+        seconds = started.elapsed().as_secs_f64(),
+        ok = judged.is_ok(),
+        "child process `{}` ended",
+        verb.as_str()
+    );
+    relay(&files, judged.is_err());
+    judged
+}
+
+/// Shows what the child had to say: warnings of its plugins, as a rule. The end of what a child that failed said is in
+/// the reason already.
+fn relay(files: &Files, failed: bool) {
+    let level = if failed {
+        LevelFilter::INFO
+    } else {
+        LevelFilter::WARN
+    };
+    if LevelFilter::current() >= level {
+        read_log(&files.errors).lines().for_each(printer::note);
+    }
 }
 
 struct Files {
@@ -126,7 +149,11 @@ impl Files {
 fn start<J: Serialize>(verb: Verb, job: &J, files: &Files) -> Result<Child> {
     fs::write(&files.job, serde_json::to_vec(job)?).context("write its job")?;
     let errors = fs::File::create(&files.errors).context("create its log")?;
-    Command::new(env::current_exe().context("find this program")?)
+    let mut command = Command::new(env::current_exe().context("find this program")?);
+    if env::var_os(LOG_VARIABLE).is_none() {
+        command.env(LOG_VARIABLE, LevelFilter::current().to_string());
+    }
+    command
         .arg(CHILD_COMMAND)
         .arg(verb.as_str())
         .arg(&files.job)
@@ -195,12 +222,19 @@ fn judge<R: DeserializeOwned>(
             format!("it died of signal {signal} ({name}){quoted}"),
         ));
     }
-    let report = fs::read(&files.result)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Report<R>>(&bytes).ok());
-    match report {
-        Some(Report::Done(result)) if status.success() => Ok(result),
-        Some(Report::Failed {
+    let code = status.code().unwrap_or_default();
+    let no_result = |what: &str| {
+        let reason = format!("the process ended with exit code {code} {what}{quoted}");
+        Err(ChildFailure::died(Status::NoResult, reason))
+    };
+    let Ok(bytes) = fs::read(&files.result) else {
+        return no_result("without leaving a result");
+    };
+    match serde_json::from_slice::<Report<R>>(&bytes) {
+        Ok(Report::Done(result)) if status.success() => Ok(result),
+        // Its work was done, but something that it left running or registered failed at its exit.
+        Ok(Report::Done(_)) => no_result("after leaving a result"),
+        Ok(Report::Failed {
             status,
             reason,
             usage,
@@ -210,11 +244,7 @@ fn judge<R: DeserializeOwned>(
             reported: true,
             usage,
         }),
-        _ => {
-            let code = status.code().unwrap_or_default();
-            let reason = format!("the process ended with exit code {code} without leaving a result{quoted}");
-            Err(ChildFailure::died(Status::NoResult, reason))
-        }
+        Err(error) => no_result(&format!("and left a result that cannot be read ({error})")),
     }
 }
 
@@ -231,11 +261,16 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
+/// What a child wrote; nothing when it did not come so far.
+fn read_log(path: &Path) -> String {
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
+}
+
 /// The end of a log in one line, ready to be appended to a sentence.
 fn last_lines(path: &Path) -> String {
-    let text = fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default();
+    let text = read_log(path);
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)

@@ -1,8 +1,11 @@
 //! The command line as it is typed. What it means is decided in [`crate::run::Plan`] and in the commands.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, error::ErrorKind,
+    parser::ValueSource,
+};
 use qbench_sdk::DType;
 
 use crate::child::{CHILD_COMMAND, Verb};
@@ -11,12 +14,7 @@ use crate::child::{CHILD_COMMAND, Verb};
 ///
 /// `qbench --plugin nf4_double` runs one mode beside `standard`; `qbench run` runs all five.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    args_conflicts_with_subcommands = true,
-    arg_required_else_help = true,
-    max_term_width = 110
-)]
+#[command(version, arg_required_else_help = true, max_term_width = 110)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -24,6 +22,33 @@ pub struct Cli {
     pub run: RunArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+impl Cli {
+    /// Parses a command line. Options of a run belong after `run`, or stand without a subcommand; `-q`, `-v` and `--json`
+    /// may stand anywhere.
+    pub fn parse_from_arguments<T: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Result<Self, clap::Error> {
+        let mut command = <Self as CommandFactory>::command();
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        if let Some((name, _)) = matches.subcommand() {
+            let typed = |argument: &&Arg| {
+                matches.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine)
+            };
+            let misplaced = command
+                .get_arguments()
+                .filter(|argument| !argument.is_global_set())
+                .find(typed)
+                .map(ToString::to_string);
+            if let Some(misplaced) = misplaced {
+                let message =
+                    format!("`{misplaced}` stands before `{name}`: options of a command come after it");
+                return Err(command.error(ErrorKind::ArgumentConflict, message));
+            }
+        }
+        Self::from_arg_matches(&matches)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -96,19 +121,19 @@ pub struct RunArgs {
     #[arg(long, visible_alias = "csv", value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Cut sequences to this many bases; one condition a value.
-    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', group = "condition")]
+    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', value_parser = at_least::<1>, group = "condition")]
     pub truncate_bp: Vec<usize>,
-    /// Cut sequences to this many tokens; one condition a value.
-    #[arg(long, value_name = "TOKENS", num_args = 1.., value_delimiter = ',', group = "condition")]
+    /// Cut sequences to this many tokens, [CLS] and [SEP] included; one condition a value.
+    #[arg(long, value_name = "TOKENS", num_args = 1.., value_delimiter = ',', value_parser = at_least::<3>, group = "condition")]
     pub truncate_tokens: Vec<usize>,
     /// Sort sequences into bins of about this many bases; one condition a value.
-    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', group = "condition")]
+    #[arg(long, value_name = "BASES", num_args = 1.., value_delimiter = ',', value_parser = at_least::<1>, group = "condition")]
     pub bins: Vec<usize>,
     /// Longest sequence in tokens, [CLS] and [SEP] included [default: the model's limit].
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(3..))]
     pub max_tokens: Option<u32>,
     /// Sequences a condition at most.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least::<1>)]
     pub samples_per_cond: usize,
     /// Sequences a call.
     #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_value = "4")]
@@ -117,16 +142,16 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub warmup: usize,
     /// Times that each cell runs, in a fresh process each.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least::<1>)]
     pub num_repeats: usize,
     /// Timed batches a cell at most.
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub max_batches: Option<usize>,
     /// Seed of everything that is drawn.
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
     /// Threads of the backend [default: all cores].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub threads: Option<usize>,
     /// Weights that are not quantised, by name with wildcards; repeatable.
     #[arg(long, value_name = "GLOB")]
@@ -145,9 +170,9 @@ pub struct RunArgs {
     pub outdir: PathBuf,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) => Err("expected at least 1".to_owned()),
+        Ok(value) if value < LEAST => Err(format!("expected at least {LEAST}")),
         Ok(value) => Ok(value),
         Err(error) => Err(format!("{error}")),
     }
@@ -207,7 +232,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_name = "GLOB")]
     pub only: Vec<String>,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub threads: Option<usize>,
 }
 
@@ -239,5 +264,43 @@ pub fn precision_name(dtype: DType) -> &'static str {
         DType::F16 => "float16",
         DType::BF16 => "bfloat16",
         DType::I8 | DType::U8 => "integer",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::parse_from_arguments(line.split(' '))
+    }
+
+    #[test]
+    fn output_options_stand_anywhere_and_options_of_a_run_after_it() {
+        assert!(parse("qbench --json plugin list").unwrap().output.json);
+        assert!(parse("qbench plugin list --json").unwrap().output.json);
+        assert_eq!(parse("qbench -v run -v").unwrap().output.verbose, 1);
+        assert!(parse("qbench --plugin nf4 -q").unwrap().output.quiet);
+        let error = parse("qbench --outdir x run").unwrap_err();
+        assert!(
+            error.to_string().contains("`--outdir <DIR>` stands before `run`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn conditions_that_leave_nothing_are_refused() {
+        for line in [
+            "--truncate-bp 0",
+            "--truncate-tokens 2",
+            "--bins 0",
+            "--batch-sizes 0",
+        ] {
+            assert!(parse(&format!("qbench run {line}")).is_err(), "{line}");
+        }
+        assert!(
+            parse("qbench run --truncate-bp 1 --bins 5").is_err(),
+            "two kinds of condition"
+        );
     }
 }

@@ -19,18 +19,20 @@ mod run;
 mod share;
 mod worker;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
-use clap::Parser;
 use qbench_sdk::{
     host::{LogSink, set_log_sink},
     log::Level,
 };
 use tracing_subscriber::{EnvFilter, fmt, util::SubscriberInitExt};
 
+/// Environment variable with what is logged, in the notation of `tracing`; it prevails over `-q` and `-v`.
+const LOG_VARIABLE: &str = "QBENCH_LOG";
+
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::parse_from_arguments(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each belongs.
@@ -42,7 +44,7 @@ pub fn main() -> ExitCode {
             });
         }
     };
-    start_log(cli.output.verbose);
+    start_log(&cli.output);
     match commands::dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -52,16 +54,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start_log(verbose: u8) {
-    let level = match verbose {
+fn start_log(output: &cli::OutputArgs) {
+    let level = match output.verbose {
+        _ if output.quiet => "error",
         0 => "warn",
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_env("QBENCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = match std::env::var(LOG_VARIABLE) {
+        Ok(text) => EnvFilter::try_new(&text).unwrap_or_else(|error| {
+            printer::note(&format!("{LOG_VARIABLE}=`{text}` is ignored: {error}"));
+            EnvFilter::new(level)
+        }),
+        Err(_) => EnvFilter::new(level),
+    };
     fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(true)
         .finish()
         .init();

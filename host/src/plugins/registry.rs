@@ -249,8 +249,11 @@ impl Registry {
 }
 
 fn examine(path: &Path, named: bool, devices: bool) -> Result<PluginFile> {
-    check_permissions(path)?;
-    let path = path.canonicalize().context("the file cannot be opened")?;
+    let path = path
+        .canonicalize()
+        .context("the file cannot be opened")
+        .map_err(usage)?;
+    check_permissions(&path).map_err(usage)?;
     let offer = scan(&path, devices)?;
     Ok(PluginFile {
         sha256: sha256_of_file(&path)?,

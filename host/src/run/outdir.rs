@@ -54,6 +54,9 @@ impl OutDir {
             Err(TryLockError::Error(error)) => return Err(usage(error).context(unwritable())),
         }
         let plan = serde_json::to_value(plan)?;
+        remove_abandoned_reference(path)
+            .with_context(unwritable)
+            .map_err(usage)?;
         let moved = move_other_results(path, &plan, timestamp).with_context(unwritable)?;
         write_json(&path.join(PLAN_FILE), &plan)
             .with_context(unwritable)
@@ -104,13 +107,27 @@ impl OutDir {
     }
 }
 
+/// A run that was killed leaves the reference's outputs behind, which may be many gigabytes.
+fn remove_abandoned_reference(path: &Path) -> Result<()> {
+    let reference = path.join(REFERENCE_DIRECTORY);
+    let wanted = previous_plan(path).is_none_or(|plan| plan["keep_reference"] == true);
+    if !wanted && reference.exists() {
+        fs::remove_dir_all(reference)?;
+    }
+    Ok(())
+}
+
+fn previous_plan(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path.join(PLAN_FILE)).ok()?).ok()
+}
+
 /// Results that were made with another configuration are moved away: tables must not mix them.
 fn move_other_results(path: &Path, plan: &Value, timestamp: &str) -> Result<Option<PathBuf>> {
-    let Ok(bytes) = fs::read(path.join(PLAN_FILE)) else {
+    if !path.join(PLAN_FILE).exists() {
         return Ok(None);
-    };
-    let same = serde_json::from_slice::<Value>(&bytes)
-        .is_ok_and(|previous| previous.get("configuration") == plan.get("configuration"));
+    }
+    // A plan that cannot be read is another one.
+    let same = previous_plan(path).is_some_and(|previous| previous["configuration"] == plan["configuration"]);
     if same {
         return Ok(None);
     }

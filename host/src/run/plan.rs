@@ -128,8 +128,8 @@ impl Plan {
         };
         Ok(Self {
             reference: registry.scheme(REFERENCE_MODE)?,
-            conditions: conditions(arguments).iter().map(Condition::to_string).collect(),
-            batch_sizes: arguments.batch_sizes.clone(),
+            conditions: unique(conditions(arguments).iter().map(Condition::to_string)),
+            batch_sizes: unique(arguments.batch_sizes.iter().copied()),
             repeats: arguments.num_repeats,
             warmup: arguments.warmup,
             max_batches: arguments.max_batches,
@@ -273,6 +273,16 @@ fn data(arguments: &RunArgs) -> Result<(DataSource, Dataset)> {
         None => dataset,
     };
     Ok((source, dataset))
+}
+
+/// Each value once, where it stands first: what is typed twice is measured once.
+fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+    values.fold(Vec::new(), |mut kept, value| {
+        if !kept.contains(&value) {
+            kept.push(value);
+        }
+        kept
+    })
 }
 
 fn conditions(arguments: &RunArgs) -> Vec<Condition> {

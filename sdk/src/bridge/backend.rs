@@ -12,7 +12,7 @@ use qbench_abi::{
 };
 
 use super::{
-    convert, guard,
+    Exported, convert, guard,
     weights::{self, ImportedWeights},
 };
 use crate::{
@@ -24,10 +24,10 @@ use crate::{
     error::from_abi,
 };
 
-struct ExportedBackend(Box<dyn Backend>);
+struct ExportedBackend(Exported<dyn Backend>);
 
 pub(super) fn export(backend: Box<dyn Backend>) -> BackendBox {
-    BackendAbi_TO::from_value(ExportedBackend(backend), TD_Opaque)
+    BackendAbi_TO::from_value(ExportedBackend(Exported::new(backend)), TD_Opaque)
 }
 
 impl BackendAbi for ExportedBackend {
@@ -58,7 +58,10 @@ impl BackendAbi for ExportedBackend {
                 compute: DType::from_code(request.compute)?,
                 threads: (request.threads as usize).max(1),
             })?;
-            Ok(ModelAbi_TO::from_value(ExportedModel(model), TD_Opaque))
+            Ok(ModelAbi_TO::from_value(
+                ExportedModel(Exported::new(model)),
+                TD_Opaque,
+            ))
         })
     }
 
@@ -67,7 +70,7 @@ impl BackendAbi for ExportedBackend {
     }
 }
 
-struct ExportedModel(Box<dyn Model>);
+struct ExportedModel(Exported<dyn Model>);
 
 fn layers_from_abi(layers: RVec<AbiLayerOut<'_>>) -> Result<Vec<LayerOutput<'_>>> {
     layers

@@ -9,15 +9,15 @@ use qbench_abi::{
     },
 };
 
-use super::{convert, guard};
+use super::{Exported, convert, guard};
 use crate::{
     CallContext, DType, Layout, Matrix, MatrixMut, QuantScheme, Result, SchemeInfo, error::from_abi,
 };
 
-struct ExportedScheme(Box<dyn QuantScheme>);
+struct ExportedScheme(Exported<dyn QuantScheme>);
 
 pub(super) fn export(scheme: Box<dyn QuantScheme>) -> SchemeBox {
-    SchemeAbi_TO::from_value(ExportedScheme(scheme), TD_Opaque)
+    SchemeAbi_TO::from_value(ExportedScheme(Exported::new(scheme)), TD_Opaque)
 }
 
 impl SchemeAbi for ExportedScheme {

@@ -1,6 +1,6 @@
 //! What the host offers plugins.
 
-use std::sync::OnceLock;
+use std::{panic::catch_unwind, sync::OnceLock};
 
 use qbench_abi::{
     Extension, HostServices,
@@ -36,7 +36,8 @@ fn level(code: u8) -> Level {
 
 extern "C" fn log(code: u8, target: RStr<'_>, message: RStr<'_>) {
     if let Some(sink) = SINK.get() {
-        (sink.write)(level(code), target.as_str(), message.as_str());
+        // A message that cannot be shown is lost; a panic here would end the process of whoever logs.
+        let _ = catch_unwind(|| (sink.write)(level(code), target.as_str(), message.as_str()));
     }
 }
 

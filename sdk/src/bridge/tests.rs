@@ -60,6 +60,12 @@ crate::register_scheme!(|options: &Options| {
 struct Echo;
 struct EchoModel(f32);
 
+impl Drop for EchoModel {
+    fn drop(&mut self) {
+        panic!("on purpose, while dropped");
+    }
+}
+
 impl Backend for Echo {
     fn info(&self) -> BackendInfo {
         BackendInfo {
@@ -275,4 +281,18 @@ fn a_backend_loads_the_hosts_weights_and_runs() {
     assert_eq!((hidden[0], logits[0]), (5.5, 5.0));
     assert_eq!(model.memory().unwrap().reserved, Some(3));
     assert!(matches!(model.reset_peak_memory(), Err(Error::OutOfMemory(_))));
+    // The model panics in its `Drop`; a panic that came through would end this process.
+    drop(model);
+}
+
+#[test]
+fn a_panic_with_a_payload_that_panics_becomes_an_error() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a payload that is dropped");
+        }
+    }
+    let caught = super::guard::<()>(|| std::panic::panic_any(Bomb));
+    assert_eq!(caught.unwrap_err().code, qbench_abi::ErrorCode::PANIC);
 }

@@ -260,11 +260,9 @@ impl Layout {
     /// [`Error::InvalidArgument`] with what is wrong.
     pub fn validate(&self) -> Result<()> {
         let invalid = |what: String| Err(Error::InvalidArgument(format!("layout {}: {what}", self.kind())));
-        if self
-            .rows()
-            .checked_mul(self.cols())
-            .is_none_or(|elements| elements > isize::MAX as usize / 8)
-        {
+        // An empty matrix may still have a scale a row.
+        let elements = self.rows().max(1).checked_mul(self.cols().max(1));
+        if elements.is_none_or(|elements| elements > isize::MAX as usize / 8) {
             return invalid(format!("{} x {} elements are too many", self.rows(), self.cols()));
         }
         match self {
@@ -280,7 +278,15 @@ impl Layout {
             Self::Custom(custom) if custom.kind.starts_with("qbench.") => {
                 invalid("this kind is not known here; kinds of one's own start with another name".to_owned())
             }
-            Self::Dense(_) | Self::Int8Vectorwise(_) | Self::Custom(_) => Ok(()),
+            Self::Custom(custom) => {
+                let sizes = custom.buffers.iter().map(|buffer| buffer.bytes);
+                let total = sizes.fold(0_usize, usize::saturating_add);
+                if total > isize::MAX as usize {
+                    return invalid("its buffers are larger than memory can be".to_owned());
+                }
+                Ok(())
+            }
+            Self::Dense(_) | Self::Int8Vectorwise(_) => Ok(()),
         }
     }
 
@@ -362,6 +368,14 @@ mod tests {
             r#"{{"kind":"qbench.int8-vectorwise/1","rows":{0},"cols":{0}}}"#,
             u32::MAX
         );
+        assert!(Layout::from_json(&json).is_err());
+        let json = format!(
+            r#"{{"kind":"qbench.int8-vectorwise/1","rows":{},"cols":0}}"#,
+            usize::MAX
+        );
+        assert!(Layout::from_json(&json).is_err());
+        let half = format!(r#"{{"name":"b","bytes":{},"dtype":"u8"}}"#, isize::MAX);
+        let json = format!(r#"{{"kind":"org.example.big/1","rows":1,"cols":1,"buffers":[{half},{half}]}}"#);
         assert!(Layout::from_json(&json).is_err());
     }
 }

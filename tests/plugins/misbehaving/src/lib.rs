@@ -2,13 +2,14 @@
 //!
 //! The environment variable `QBENCH_TEST_FAULT` makes it fail while it is loaded (`exit`, `abort`, `hang`) or listed
 //! (`panic`). The option `fault` of its scheme `misbehaving` makes it fail while it quantises (`panic`, `error`,
-//! `memory`, `segv`, `abort`, `exit`); without it, the scheme stores weights as they are.
+//! `memory`, `segv`, `abort`, `exit`) or log a `warning`; without it, the scheme stores weights as they are.
 
 use std::{env, process, thread, time::Duration};
 
 use qbench_sdk::{
     CallContext, DType, Error, Layout, Matrix, Options, QuantScheme, Result, SchemeInfo, export_plugin,
     layout::Dense,
+    log::{self, Level},
 };
 
 struct Misbehaving {
@@ -58,6 +59,7 @@ impl QuantScheme for Misbehaving {
     ) -> Result<()> {
         match self.fault.as_str() {
             "panic" => panic!("the test asked for a panic"),
+            "warning" => log::log(Level::Warning, "misbehaving", "the test asked for a warning"),
             "error" => return Err(Error::Unsupported("the test asked for an error".to_owned())),
             "memory" => return Err(Error::OutOfMemory("the test asked for 1 EB".to_owned())),
             // SAFETY: none; the test wants the process to die of it.
