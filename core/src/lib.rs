@@ -7,6 +7,7 @@
 
 pub mod analysis;
 pub mod checkpoint;
+pub mod compare;
 pub mod data;
 pub mod figures;
 pub mod measure;

@@ -6,7 +6,7 @@ mod format;
 mod performance;
 mod quality;
 mod setting;
-mod text_table;
+pub(crate) mod text_table;
 
 use std::path::{Path, PathBuf};
 

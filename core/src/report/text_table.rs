@@ -2,25 +2,25 @@
 
 /// A table under construction.
 #[derive(Debug)]
-pub(super) struct TextTable {
+pub(crate) struct TextTable {
     lines: Vec<Vec<String>>,
 }
 
 impl TextTable {
     /// A table with these column headings.
-    pub(super) fn new<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn new<'a>(header: impl IntoIterator<Item = &'a str>) -> Self {
         Self {
             lines: vec![header.into_iter().map(str::to_owned).collect()],
         }
     }
 
     /// Adds a row.
-    pub(super) fn push(&mut self, row: Vec<String>) {
+    pub(crate) fn push(&mut self, row: Vec<String>) {
         self.lines.push(row);
     }
 
     /// The table, each line indented by two blanks and ended, a rule under the heading.
-    pub(super) fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let columns = self.lines.iter().map(Vec::len).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns)
             .map(|column| {

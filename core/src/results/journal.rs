@@ -115,13 +115,21 @@ pub struct JournalContents {
 /// [`ResultsError::Io`] when it cannot be read; [`ResultsError::CorruptLine`] or [`ResultsError::OtherSchema`] for a
 /// line that is no record, save a last line without a line end, which becomes a warning.
 pub fn read_journal(results_dir: &Path) -> Result<JournalContents, ResultsError> {
-    let path = results_dir.join(JOURNAL_FILE);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(JournalContents::default()),
-        Err(error) => return Err(ResultsError::io("read", &path)(error)),
-    };
-    let Parsed { latest, incomplete } = parse(&path, &bytes)?;
+    match read_journal_file(&results_dir.join(JOURNAL_FILE)) {
+        Err(ResultsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Ok(JournalContents::default())
+        }
+        contents => contents,
+    }
+}
+
+/// Reads a journal or a copy of one, whatever its name.
+///
+/// # Errors
+/// Those of [`read_journal`], and [`ResultsError::Io`] when there is no such file.
+pub fn read_journal_file(path: &Path) -> Result<JournalContents, ResultsError> {
+    let bytes = std::fs::read(path).map_err(ResultsError::io("read", path))?;
+    let Parsed { latest, incomplete } = parse(path, &bytes)?;
     let warnings = incomplete.map(|(line, _)| {
         format!(
             "{}, line {line}: the last line is incomplete (a run was killed while writing) and was left out",

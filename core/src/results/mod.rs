@@ -17,7 +17,7 @@ pub(crate) mod test_records;
 pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
 pub use error::ResultsError;
 pub(crate) use files::write_atomically;
-pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal};
+pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
 pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,
     quality_rows, read_distributions, read_quality, write_quality_tables,

@@ -1,5 +1,34 @@
-//! Statistics as pure functions of slices.
+//! Statistics: the one home of what tables, stopping rules and comparisons compute from samples.
+//!
+//! Pure functions of slices: no clock, no file, no randomness but that of the generator passed in. Samples are wall
+//! clock times or other positive measurements in any unit; results have the same unit.
 
+mod bootstrap;
+mod holm;
+mod outliers;
+mod paired;
+mod stopping;
 mod summary;
+#[cfg(test)]
+mod test_samples;
+mod warm_up;
 
-pub use summary::{Summary, mean, quantile, standard_deviation};
+use statrs::distribution::StudentsT;
+
+pub use bootstrap::{
+    CONFIDENCE, Interval, RESAMPLES, median_interval_bca, median_interval_hierarchical,
+    median_interval_percentile,
+};
+pub use holm::holm;
+pub use outliers::{Fences, Outlier, tukey_outliers};
+pub use paired::{Effect, MINIMUM_PAIRS, PairedTest, Question};
+pub use stopping::{Decision, StoppingRule};
+pub use summary::{
+    Summary, mean, median, quantile, quantile_is_supported, standard_deviation, supported_quantile,
+};
+pub use warm_up::{WarmUp, detect_warm_up};
+
+/// Student's t with so many degrees of freedom, at least one.
+fn student_t(degrees: usize) -> Option<StudentsT> {
+    StudentsT::new(0.0, 1.0, degrees as f64).ok()
+}

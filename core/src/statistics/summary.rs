@@ -1,4 +1,4 @@
-//! Statistics as pure functions of slices.
+//! Location, spread and quantiles.
 
 /// Mean, or `None` of nothing. That of equal values is their value: sums are of differences from the first, which
 /// leaves no rounding to be taken for a deviation.
@@ -34,6 +34,31 @@ pub fn quantile(values: &[f64], probability: f64) -> Option<f64> {
     let low = *sorted.get(below)?;
     let high = sorted.get(below + 1).copied().unwrap_or(low);
     Some(low + (high - low) * position.fract())
+}
+
+/// The middle value, or the mean of the two in the middle; `None` of nothing.
+pub fn median(values: &[f64]) -> Option<f64> {
+    quantile(values, 0.5)
+}
+
+/// Whether `count` values say something about a quantile: at least one of them is expected beyond it on either side,
+/// `count · min(probability, 1 − probability) ≥ 1`. The 90th percentile needs 10 values, the 99th 100.
+///
+/// The expected share of the population below the i-th of n ordered values is i / (n + 1) (Hyndman and Fan, "Sample
+/// quantiles in statistical packages", The American Statistician 50, 1996), so that with fewer the quantile is
+/// expected outside the sample, where no interpolation finds it. This is the least that can be asked: guarantees such
+/// as MLPerf's take far more.
+pub fn quantile_is_supported(count: usize, probability: f64) -> bool {
+    // 10 · (1 − 0.9) is a little less than 1 in f64.
+    const ROUNDING: f64 = 1e-9;
+    (0.0..=1.0).contains(&probability) && count as f64 * probability.min(1.0 - probability) >= 1.0 - ROUNDING
+}
+
+/// [`quantile`] where the number of values supports it ([`quantile_is_supported`]), else `None`.
+pub fn supported_quantile(values: &[f64], probability: f64) -> Option<f64> {
+    quantile_is_supported(values.len(), probability)
+        .then(|| quantile(values, probability))
+        .flatten()
 }
 
 /// What a group of values comes to.
@@ -106,5 +131,28 @@ mod tests {
         assert_eq!((quantile(&[1.0], 1.5), quantile(&[1.0], f64::NAN)), (None, None));
         assert_eq!(Summary::of(&[]), None);
         assert_eq!(Summary::of(&[f64::INFINITY, 1.0]).unwrap().std, None);
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn a_percentile_needs_a_value_beyond_it() {
+        let least = |probability| {
+            (0..10_000)
+                .find(|&count| quantile_is_supported(count, probability))
+                .unwrap()
+        };
+        assert_eq!([0.5, 0.9, 0.95, 0.99, 0.999].map(least), [2, 10, 20, 100, 1000]);
+        assert_eq!([0.1, 0.01].map(least), [10, 100]);
+        let values: Vec<f64> = (0..100).map(f64::from).collect();
+        assert_eq!(supported_quantile(&values[1..], 0.99), None);
+        // numpy.percentile(numpy.arange(100), 99)
+        assert!((supported_quantile(&values, 0.99).unwrap() - 98.01).abs() < ROUNDING);
+        assert!(!quantile_is_supported(100, f64::NAN));
     }
 }
