@@ -77,7 +77,7 @@ fn held(container: &'static TypeLayout) -> Vec<String> {
 
 fn describe_field(field: &TLField, text: &mut String) {
     let mut is_function = false;
-    for function in field.function_range().iter() {
+    for function in field.function_range() {
         is_function = true;
         let inputs: Vec<String> = function
             .param_type_layouts
