@@ -191,6 +191,10 @@ impl DecoderConfig {
         if !(rope_theta.is_finite() && rope_theta > 0.0) {
             return Err(invalid(format!("a rope_theta of {rope_theta}")));
         }
+        let rms_norm_eps = keys.rms_norm_eps.unwrap_or(1e-6);
+        if !(rms_norm_eps.is_finite() && rms_norm_eps >= 0.0) {
+            return Err(invalid(format!("an rms_norm_eps of {rms_norm_eps}")));
+        }
         Ok(Self {
             vocab_size: size("vocab_size", keys.vocab_size)?,
             intermediate_size: size("intermediate_size", keys.intermediate_size)?,
@@ -200,7 +204,7 @@ impl DecoderConfig {
                 keys.max_position_embeddings
                     .or(Some(if mistral { 131_072 } else { 2048 })),
             )?,
-            rms_norm_eps: keys.rms_norm_eps.unwrap_or(1e-6),
+            rms_norm_eps,
             // Llama has no window, whatever the key says.
             sliding_window: match keys.sliding_window {
                 Some(0) if mistral => return Err(invalid("`sliding_window` is 0")),
@@ -302,6 +306,7 @@ mod tests {
         assert!(text(r#", "model_type": "llama", "hidden_act": "gelu""#).contains("gelu"));
         assert!(text(r#", "model_type": "llama", "num_key_value_heads": 3"#).contains("3 key-value"));
         assert!(text(r#", "model_type": "llama", "head_dim": 3"#).contains("even"));
+        assert!(text(r#", "model_type": "llama", "rms_norm_eps": -1e-5"#).contains("rms_norm_eps"));
         let missing = DecoderConfig::from_json(r#"{"model_type": "mistral"}"#)
             .unwrap_err()
             .to_string();
