@@ -57,6 +57,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make tables, figures and the report from a results directory, also one of the original Python system.
     Analyze(AnalyzeArgs),
+    /// Compare two results directories cell by cell: is B as fast as A?
+    Compare(CompareArgs),
     /// What plugins there are.
     #[command(subcommand)]
     Plugin(PluginCommand),
@@ -189,6 +191,66 @@ pub struct AnalyzeArgs {
     /// Leave quality tables and figures out.
     #[arg(long)]
     pub skip_quality: bool,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// What to compare with: a results directory, a copy of its cells.jsonl, or a benchmark CSV.
+    pub a: PathBuf,
+    /// What is compared, in the same forms.
+    pub b: PathBuf,
+    /// Difference in time per batch that counts as none, such as 3% or 0.03.
+    #[arg(long, value_name = "SHARE", default_value = "3%", value_parser = share_of_time)]
+    pub margin: f64,
+    /// Probability of a wrong verdict over the whole table that is put up with.
+    #[arg(long, value_name = "SHARE", default_value = "0.05", value_parser = probability)]
+    pub alpha: f64,
+    /// Verdicts that make the exit code 1. A cell that failed in B counts as slower, one that B lacks as ambiguous.
+    #[arg(long, value_name = "VERDICTS", default_value = "slower")]
+    pub fail_on: FailOn,
+    /// Form of the table; --json is --format json.
+    #[arg(long, default_value = "text")]
+    pub format: CompareFormat,
+}
+
+/// When a comparison says no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    Slower,
+    SlowerOrAmbiguous,
+    Never,
+}
+
+/// The form of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CompareFormat {
+    Text,
+    Markdown,
+    Json,
+}
+
+/// A share as a fraction or in per cent, above 0 and below `limit`.
+fn share(text: &str, limit: f64) -> Result<f64, String> {
+    let (number, unit) = match text.strip_suffix('%') {
+        Some(number) => (number.trim_end(), 100.0),
+        None => (text, 1.0),
+    };
+    let value = number.parse::<f64>().map_err(|error| error.to_string())? / unit;
+    if value > 0.0 && value < limit {
+        Ok(value)
+    } else {
+        Err(format!(
+            "expected more than 0 and less than {limit}, or in per cent"
+        ))
+    }
+}
+
+fn share_of_time(text: &str) -> Result<f64, String> {
+    share(text, 1.0)
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    share(text, 0.5)
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::measured::{Block, CellKey, CompareError, Measured, MeasuredCell};
+use super::render::percent;
 use crate::statistics::{Effect, Interval, MINIMUM_PAIRS, PairedTest, Question, holm, median};
 
 /// Tokens in a batch may differ by this share between A and B before they count as different work. A run that stops
@@ -334,7 +335,7 @@ fn judge(pairs: Vec<Pair<'_>>, question: Question) -> Vec<ComparedCell> {
 
 /// What is open, and what to do about it.
 fn ambiguity(test: &PairedTest, p_difference: f64, question: Question) -> String {
-    let margin = question.margin * 100.0;
+    let margin = percent(question.margin);
     if p_difference <= question.alpha {
         let direction = if test.mean_log_ratio > 0.0 {
             "slower"

@@ -80,6 +80,11 @@ fn tally(comparison: &Comparison) -> String {
     parts.join(", ")
 }
 
+/// A share in per cent, without the rounding of the multiplication.
+pub(super) fn percent(share: f64) -> f64 {
+    (share * 1e6).round() / 1e4
+}
+
 fn word(verdict: Effect) -> &'static str {
     match verdict {
         Effect::Same => "SAME",
@@ -162,7 +167,7 @@ impl Layout {
             let _ = writeln!(
                 text,
                 "verdicts: paired t of log ratios, margin {} %, alpha {}, Holm-corrected over {} cells",
-                comparison.margin * 100.0,
+                percent(comparison.margin),
                 comparison.alpha,
                 comparison.tested
             );

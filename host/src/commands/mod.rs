@@ -2,6 +2,7 @@
 
 mod analyze;
 mod child;
+mod compare;
 mod doctor;
 mod plugin;
 mod quantize;
@@ -23,6 +24,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         None => run::run(&cli.run, &output),
         Some(Command::Run(arguments)) => run::run(&arguments, &output),
         Some(Command::Analyze(arguments)) => analyze::analyze(&arguments, &output),
+        Some(Command::Compare(arguments)) => compare::compare(&arguments, &output),
         Some(Command::Plugin(PluginCommand::List(arguments))) => plugin::list(&arguments, &output),
         Some(Command::Quantize(arguments)) => quantize::quantize(&arguments, &output),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments, &output),

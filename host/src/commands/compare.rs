@@ -1,0 +1,69 @@
+//! `qbench compare`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use qbench_core::{
+    compare::{Comparison, Measured, markdown, text},
+    statistics::{Effect, Question},
+};
+use serde::Serialize;
+
+use crate::{
+    cli::{CompareArgs, CompareFormat, FailOn, OutputArgs},
+    failure::{VERDICT, usage},
+    printer,
+};
+
+/// The comparison as it is printed.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+}
+
+pub(super) fn compare(arguments: &CompareArgs, output: &OutputArgs) -> Result<ExitCode> {
+    let question = Question {
+        margin: arguments.margin,
+        alpha: arguments.alpha,
+    };
+    let a = Measured::read(&arguments.a).map_err(usage)?;
+    let b = Measured::read(&arguments.b).map_err(usage)?;
+    let comparison = Comparison::of(a, b, question).map_err(usage)?;
+    if !output.quiet {
+        for warning in &comparison.warnings {
+            printer::note(&format!("warning: {warning}"));
+        }
+    }
+    let format = if output.json {
+        CompareFormat::Json
+    } else {
+        arguments.format
+    };
+    match format {
+        CompareFormat::Text => printer::out(text(&comparison).trim_end()),
+        CompareFormat::Markdown => printer::out(markdown(&comparison).trim_end()),
+        CompareFormat::Json => printer::json(&serde_json::to_value(Document {
+            schema: "qbench.compare/1",
+            comparison: &comparison,
+        })?)?,
+    }
+    Ok(if fails(&comparison, arguments.fail_on) {
+        ExitCode::from(VERDICT)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// Whether the policy says no. A cell that had numbers in A and failed in B is worse than a slower one.
+fn fails(comparison: &Comparison, policy: FailOn) -> bool {
+    let slower = comparison.count(Effect::Slower) + comparison.failed_in_b() > 0;
+    match policy {
+        FailOn::Never => false,
+        FailOn::Slower => slower,
+        FailOn::SlowerOrAmbiguous => {
+            slower || comparison.count(Effect::Ambiguous) > 0 || !comparison.only_in_a.is_empty()
+        }
+    }
+}
