@@ -2,8 +2,9 @@
 //!
 //! Data flows in one direction, and each stage can be rerun from the files of the one before:
 //! [`data`] → [`workload`] → measured cells ([`measure`], [`quality`]) → [`results`] → [`analysis`] → [`figures`] and
-//! [`report`]. Nothing here loads a plugin or reads a command line. Threads live only within a call that is told how many
-//! to use ([`checkpoint`] fills large weights with them).
+//! [`report`]. [`statistics`] serves all of them; [`compare`] judges two sets of results. Nothing here loads a plugin or
+//! reads a command line. Threads live only within a call that is told how many to use ([`checkpoint`] fills large
+//! weights with them).
 
 pub mod analysis;
 pub mod checkpoint;

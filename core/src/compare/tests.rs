@@ -173,13 +173,15 @@ fn a_failed_block_leaves_the_others_paired_with_their_own() {
 #[test]
 fn the_originals_tables_are_compared_with_a_journal() {
     let directory = tempfile::tempdir().unwrap();
-    let mut table =
-        "model,precision,quantization,condition,batch_size,mean_tokens,runs,E2EL_ms,tokens_per_s\n"
-            .to_owned();
-    for ms in [31_000, 31_010, 30_990, 31_005, 30_995] {
-        table.push_str(&format!("tiny,float32,m,full,4,125.0,2,{ms},16.1\n"));
-    }
-    std::fs::write(directory.path().join("benchmark_1.csv"), table).unwrap();
+    let header = "model,precision,quantization,condition,batch_size,mean_tokens,runs,E2EL_ms,tokens_per_s";
+    let rows = [31_000, 31_010, 30_990, 31_005, 30_995]
+        .map(|ms| format!("tiny,float32,m,full,4,125.0,2,{ms},16.1"))
+        .join("\n");
+    std::fs::write(
+        directory.path().join("benchmark_1.csv"),
+        format!("{header}\n{rows}\n"),
+    )
+    .unwrap();
     let original = Measured::read(directory.path()).unwrap();
     assert_eq!(original.cells[0].blocks.len(), 5);
 
