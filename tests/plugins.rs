@@ -180,6 +180,7 @@ fn a_file_of_the_same_name_in_an_earlier_place_comes_first() {
 
 #[test]
 fn unknown_names_are_answered_with_what_there_is() {
+    fails(qbench().args(["run", "--only", "nothing*"]), 2, &["nothing*"]);
     fails(
         qbench().args(["--plugin", "nf5"]),
         2,

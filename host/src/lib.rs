@@ -17,6 +17,7 @@ pub mod plugins;
 mod printer;
 mod run;
 mod share;
+mod splitmix;
 mod worker;
 
 use std::{io::IsTerminal, process::ExitCode};

@@ -53,7 +53,10 @@ impl ModulePolicy {
     }
 
     /// Checks that every pattern matches a Linear module of the model.
-    pub(super) fn check<'a>(
+    ///
+    /// # Errors
+    /// [`CheckpointError::PatternWithoutMatch`] naming the pattern.
+    pub fn check<'a>(
         &self,
         entries: impl Iterator<Item = (&'a str, &'a TensorEntry)>,
     ) -> Result<(), CheckpointError> {

@@ -106,13 +106,15 @@ impl Registry {
                 }
                 continue;
             }
-            if !candidate.named {
-                seen.push(candidate.path.clone());
-            }
             match examine(&candidate.path, candidate.named, devices) {
                 // The same file twice counts once; the first place wins.
                 Ok(file) if registry.files.iter().any(|known| known.sha256 == file.sha256) => {}
-                Ok(file) => registry.files.push(file),
+                Ok(file) => {
+                    if !candidate.named {
+                        seen.push(candidate.path);
+                    }
+                    registry.files.push(file);
+                }
                 Err(error) if candidate.named => {
                     return Err(error.context(format!("plugin {}", candidate.path.display())));
                 }

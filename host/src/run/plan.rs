@@ -95,7 +95,7 @@ impl Plan {
         let backend = registry.backend(&arguments.backend)?;
         let device = device(arguments, registry, &backend)?;
         let precision = precision(arguments, &backend, &device)?;
-        ModulePolicy::new(&arguments.skip, &arguments.only).map_err(usage)?;
+        let policy = ModulePolicy::new(&arguments.skip, &arguments.only).map_err(usage)?;
 
         let source = match &arguments.model {
             Some(text) => ModelSource::resolve(text),
@@ -104,6 +104,7 @@ impl Plan {
         .map_err(usage)?;
         let checkpoint = source.open(arguments.seed).map_err(usage)?;
         check_architecture(&checkpoint, &backend)?;
+        policy.check(checkpoint.entries()).map_err(usage)?;
         let (data, dataset) = data(arguments)?;
 
         let configuration = Configuration {
@@ -267,11 +268,7 @@ fn data(arguments: &RunArgs) -> Result<(DataSource, Dataset)> {
             per_genome: Some(share::DEFAULT_FRAGMENTS_PER_GENOME),
         },
     };
-    let dataset = Dataset::read(&source.path).map_err(usage)?;
-    let dataset = match source.per_genome {
-        Some(count) => dataset.subset_per_genome(count),
-        None => dataset,
-    };
+    let dataset = source.read().map_err(usage)?;
     Ok((source, dataset))
 }
 

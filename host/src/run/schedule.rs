@@ -8,6 +8,7 @@ use super::Plan;
 use crate::{
     cli::precision_name,
     plugins::SchemeChoice,
+    splitmix,
     worker::{CellJob, Task},
 };
 
@@ -176,16 +177,11 @@ fn job(plan: &Plan, scheme: &SchemeChoice, condition: &str, task: Task) -> CellJ
 
 /// Fisher–Yates with SplitMix64: the same order for the same seed in every version.
 fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
     for last in (1..items.len()).rev() {
-        items.swap(last, (next() % (last as u64 + 1)) as usize);
+        items.swap(
+            last,
+            (splitmix::at(seed, last as u64) % (last as u64 + 1)) as usize,
+        );
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use qbench_core::results::{LayerExecution, Performance, Quality};
+use qbench_core::{
+    data::{DataError, Dataset},
+    results::{LayerExecution, Performance, Quality},
+};
 use qbench_sdk::DType;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,20 @@ pub struct DataSource {
     pub path: PathBuf,
     /// Fragments a genome; all when `None`.
     pub per_genome: Option<usize>,
+}
+
+impl DataSource {
+    /// The sequences, read from the file.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn read(&self) -> Result<Dataset, DataError> {
+        let dataset = Dataset::read(&self.path)?;
+        Ok(match self.per_genome {
+            Some(count) => dataset.subset_per_genome(count),
+            None => dataset,
+        })
+    }
 }
 
 /// What the worker does with the loaded model.

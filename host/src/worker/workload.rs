@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use qbench_core::{
     checkpoint::{Checkpoint, Dimensions},
-    data::Dataset,
     workload::{Condition, Padding, PaddingSide, Sampling, TokenisedSequence, Tokenizer, Workload},
 };
 
 use super::CellJob;
+use crate::splitmix;
 
 /// Sequences of random tokens, for a synthetic model without a tokenizer.
 const RANDOM_SEQUENCES: usize = 32;
@@ -44,21 +44,12 @@ pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared
         samples_per_condition: job.samples_per_condition,
         seed: job.seed,
     };
-    let workload = Workload::prepare(&dataset(job)?, condition, &sampling, &tokenizer, limit)?;
+    let workload = Workload::prepare(&job.data.read()?, condition, &sampling, &tokenizer, limit)?;
     check_vocabulary(&workload, dimensions.vocabulary, directory)?;
     Ok(Prepared {
         workload,
         padding: padding(tokenizer.pad_id()),
         real: true,
-    })
-}
-
-/// The data set of a job, read from its file.
-pub(super) fn dataset(job: &CellJob) -> Result<Dataset> {
-    let dataset = Dataset::read(&job.data.path)?;
-    Ok(match job.data.per_genome {
-        Some(count) => dataset.subset_per_genome(count),
-        None => dataset,
     })
 }
 
@@ -99,11 +90,11 @@ fn random(job: &CellJob, condition: Condition, limit: usize, dimensions: &Dimens
         ),
     };
     let count = RANDOM_SEQUENCES.min(job.samples_per_condition);
-    let vocabulary = dimensions.vocabulary as u64;
+    let vocabulary = (dimensions.vocabulary as u64).max(1);
     let sequences = (0..count).map(|index| TokenisedSequence {
         index,
         ids: (0..length)
-            .map(|token| token_at(job.seed, (index * length + token) as u64, vocabulary))
+            .map(|token| (splitmix::at(job.seed, (index * length + token) as u64) % vocabulary) as u32)
             .collect(),
         bases: 0,
         length_bp: 0,
@@ -115,12 +106,4 @@ fn random(job: &CellJob, condition: Condition, limit: usize, dimensions: &Dimens
         padding: padding(0),
         real: false,
     })
-}
-
-/// SplitMix64 of the position, reduced to the vocabulary (Steele, Lea, Flood 2014).
-fn token_at(seed: u64, position: u64, vocabulary: u64) -> u32 {
-    let mut z = seed.wrapping_add(position.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) % vocabulary.max(1)) as u32
 }
