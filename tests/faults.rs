@@ -28,6 +28,8 @@ fn run_with(fault: &str, outdir: &Path) -> (Command, TempDir) {
 fn status_of(fault: &str) -> (String, String) {
     let outdir = tempfile::tempdir().unwrap();
     let (mut command, _directory) = run_with(fault, outdir.path());
+    // Far above what a good cell takes here, far below what the faults ask for.
+    command.args(["--cell-timeout", "20", "--memory-limit", "1.5"]);
     fails(&mut command, 1, &["of 4 cells failed"]);
 
     let rows = rows(&benchmark_table(outdir.path()));
@@ -82,6 +84,20 @@ fn an_exit_with_code_0_is_no_success() {
     let (status, reason) = status_of("exit");
     assert_eq!(status, "no_result");
     assert!(reason.contains("exit code 0"), "{reason}");
+}
+
+#[test]
+fn a_cell_that_hangs_is_stopped() {
+    let (status, reason) = status_of("hang");
+    assert_eq!(status, "timed_out");
+    assert!(reason.contains("longer than 20 s"), "{reason}");
+}
+
+#[test]
+fn a_cell_that_takes_too_much_memory_is_stopped() {
+    let (status, reason) = status_of("allocate");
+    assert_eq!(status, "out_of_memory");
+    assert!(reason.contains("the limit of 1.5 GB"), "{reason}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use qbench_core::results::Status;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{info, level_filters::LevelFilter};
 
-use crate::{LOG_VARIABLE, failure, printer};
+use crate::{LOG_VARIABLE, failure, interrupt, printer};
 
 /// The hidden command that a child is started with.
 pub const CHILD_COMMAND: &str = "__child";
@@ -83,14 +83,22 @@ enum Report<R> {
     },
 }
 
-/// Runs `job` in a child and waits for its result, at most `limit` long.
+/// What a child may use at most.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub time: Option<Duration>,
+    /// Bytes of private memory, held by the system to `RLIMIT_DATA`: files that are only mapped do not count.
+    pub memory: Option<u64>,
+}
+
+/// Runs `job` in a child and waits for its result, within `limits`.
 ///
 /// # Errors
 /// How the child failed; a failure to start it is reported the same way.
 pub fn run<J: Serialize, R: DeserializeOwned>(
     verb: Verb,
     job: &J,
-    limit: Option<Duration>,
+    limits: Limits,
 ) -> Result<R, ChildFailure> {
     let could_not_start = |error: anyhow::Error| {
         ChildFailure::died(
@@ -103,10 +111,10 @@ pub fn run<J: Serialize, R: DeserializeOwned>(
         .tempdir()
         .map_err(|e| could_not_start(e.into()))?;
     let files = Files::new(folder.path());
-    let mut child = start(verb, job, &files).map_err(could_not_start)?;
+    let mut child = start(verb, job, limits, &files).map_err(could_not_start)?;
     let started = Instant::now();
-    let status = wait(&mut child, limit).map_err(|error| could_not_start(error.into()))?;
-    let judged = judge(status, limit, &files);
+    let end = wait(&mut child, limits.time).map_err(|error| could_not_start(error.into()))?;
+    let judged = judge(end, limits, &files);
     info!(
         seconds = started.elapsed().as_secs_f64(),
         ok = judged.is_ok(),
@@ -146,18 +154,23 @@ impl Files {
     }
 }
 
-fn start<J: Serialize>(verb: Verb, job: &J, files: &Files) -> Result<Child> {
+fn start<J: Serialize>(verb: Verb, job: &J, limits: Limits, files: &Files) -> Result<Child> {
     fs::write(&files.job, serde_json::to_vec(job)?).context("write its job")?;
     let errors = fs::File::create(&files.errors).context("create its log")?;
     let mut command = Command::new(env::current_exe().context("find this program")?);
     if env::var_os(LOG_VARIABLE).is_none() {
         command.env(LOG_VARIABLE, LevelFilter::current().to_string());
     }
+    if LevelFilter::current() < LevelFilter::DEBUG {
+        // The reason of a row quotes the end of the log, where a backtrace would hide the sentence that matters.
+        command.env("RUST_BACKTRACE", "0");
+    }
     command
         .arg(CHILD_COMMAND)
         .arg(verb.as_str())
         .arg(&files.job)
         .arg(&files.result)
+        .args(limits.memory.map(|bytes| bytes.to_string()))
         .stdin(Stdio::null())
         .stdout(Stdio::from(errors.try_clone()?))
         .stderr(if verb == Verb::Quantize {
@@ -171,21 +184,31 @@ fn start<J: Serialize>(verb: Verb, job: &J, files: &Files) -> Result<Child> {
         .context("start this program again")
 }
 
-/// Waits for the child; `None` when it ran into the limit and was killed with all that it started.
-fn wait(child: &mut Child, limit: Option<Duration>) -> std::io::Result<Option<ExitStatus>> {
+/// How the waiting for a child ended.
+#[derive(Clone, Copy)]
+enum End {
+    Exited(ExitStatus),
+    TimedOut,
+    Interrupted,
+}
+
+/// Waits for the child; kills it, with all that it started, at the limit and when this process is told to stop.
+fn wait(child: &mut Child, limit: Option<Duration>) -> std::io::Result<End> {
     let started = Instant::now();
-    let Some(limit) = limit else {
-        return child.wait().map(Some);
-    };
     let mut pause = Duration::from_micros(200);
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(End::Exited(status));
         }
-        if started.elapsed() >= limit {
+        let end = match (interrupt::pending(), limit) {
+            (Some(_), _) => Some(End::Interrupted),
+            (None, Some(limit)) if started.elapsed() >= limit => Some(End::TimedOut),
+            (None, _) => None,
+        };
+        if let Some(end) = end {
             kill_group(child);
             child.wait()?;
-            return Ok(None);
+            return Ok(end);
         }
         thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
@@ -202,21 +225,34 @@ fn kill_group(child: &mut Child) {
     }
 }
 
-fn judge<R: DeserializeOwned>(
-    status: Option<ExitStatus>,
-    limit: Option<Duration>,
-    files: &Files,
-) -> Result<R, ChildFailure> {
-    let Some(status) = status else {
-        let seconds = limit.unwrap_or_default().as_secs_f64();
-        return Err(ChildFailure::died(
-            Status::TimedOut,
-            format!("it ran longer than {seconds} s and was stopped"),
-        ));
+fn judge<R: DeserializeOwned>(end: End, limits: Limits, files: &Files) -> Result<R, ChildFailure> {
+    let status = match end {
+        End::Exited(status) => status,
+        End::TimedOut => {
+            let seconds = limits.time.unwrap_or_default().as_secs_f64();
+            let reason = format!("it ran longer than {seconds} s and was stopped");
+            return Err(ChildFailure::died(Status::TimedOut, reason));
+        }
+        End::Interrupted => {
+            return Err(ChildFailure::died(
+                Status::NoResult,
+                "it was stopped with the run".to_owned(),
+            ));
+        }
     };
     let quoted = last_lines(&files.errors);
     if let Some(signal) = status.signal() {
         let name = signal_name(signal);
+        // Rust's and C++'s words for a refused allocation; the process aborts after them.
+        let log = read_log(&files.errors);
+        let refused = ["memory allocation of", "bad_alloc"]
+            .iter()
+            .any(|words| log.contains(words));
+        if let Some(bytes) = limits.memory.filter(|_| refused) {
+            let limit = bytes as f64 / 1e9;
+            let reason = format!("it needs more than the limit of {limit} GB{quoted}");
+            return Err(ChildFailure::died(Status::OutOfMemory, reason));
+        }
         return Err(ChildFailure::died(
             Status::Crashed,
             format!("it died of signal {signal} ({name}){quoted}"),
@@ -294,10 +330,18 @@ pub type ChildResult<R> = Result<R, (Status, anyhow::Error)>;
 pub fn serve<J: DeserializeOwned, R: Serialize>(
     job: &Path,
     result: &Path,
+    memory: Option<u64>,
     body: impl FnOnce(J) -> ChildResult<R>,
 ) -> Result<()> {
     // The parent may be killed at any moment; a child that outlived it would go on using the machine unseen.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    if let Some(bytes) = memory {
+        let limit = rustix::process::Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Data, limit)?;
+    }
     let job = serde_json::from_slice(&fs::read(job)?)?;
     let report = match body(job) {
         Ok(result) => Report::Done(result),

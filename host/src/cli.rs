@@ -72,6 +72,7 @@ pub enum Command {
         verb: Verb,
         job: PathBuf,
         result: PathBuf,
+        memory: Option<u64>,
     },
 }
 
@@ -161,6 +162,15 @@ pub struct RunArgs {
     /// Quantise these weights only, by name with wildcards; repeatable.
     #[arg(long, value_name = "GLOB")]
     pub only: Vec<String>,
+    /// Seconds that a cell may take before it is stopped.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600.0, value_parser = positive)]
+    pub cell_timeout: f64,
+    /// Memory in GB that a cell may allocate; mapped model files do not count [default: no limit].
+    #[arg(long, value_name = "GB", value_parser = positive)]
+    pub memory_limit: Option<f64>,
+    /// Run cells again that an earlier run into OUTDIR has finished.
+    #[arg(long)]
+    pub force: bool,
     /// Do not evaluate quality.
     #[arg(long)]
     pub skip_quality: bool,
@@ -176,6 +186,14 @@ fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(value) if value < LEAST => Err(format!("expected at least {LEAST}")),
         Ok(value) => Ok(value),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        Ok(_) => Err("expected more than 0".to_owned()),
         Err(error) => Err(format!("{error}")),
     }
 }

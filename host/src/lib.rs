@@ -13,6 +13,7 @@ mod cli;
 mod commands;
 mod failure;
 mod hash;
+mod interrupt;
 pub mod plugins;
 mod printer;
 mod run;

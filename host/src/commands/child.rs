@@ -11,21 +11,21 @@ use crate::{
     plugins, worker,
 };
 
-pub(super) fn child(verb: Verb, job: &Path, result: &Path) -> Result<ExitCode> {
+pub(super) fn child(verb: Verb, job: &Path, result: &Path, memory: Option<u64>) -> Result<ExitCode> {
     match verb {
         Verb::Scan => {
-            serve(job, result, |job| {
+            serve(job, result, memory, |job| {
                 plugins::scan_in_this_process(&job).map_err(|error| (Status::Error, error))
             })?;
         }
         Verb::Check => {
-            serve(job, result, |job| {
+            serve(job, result, memory, |job| {
                 plugins::check_in_this_process(&job).map_err(|error| (Status::Error, error))
             })?;
         }
-        Verb::Cell => serve(job, result, |job| worker::run(&job))?,
+        Verb::Cell => serve(job, result, memory, |job| worker::run(&job))?,
         Verb::Quantize => {
-            serve(job, result, |job| {
+            serve(job, result, memory, |job| {
                 quantize::in_this_process(&job).map_err(|error| (Status::Error, error))
             })?;
         }

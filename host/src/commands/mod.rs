@@ -28,6 +28,11 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Plugin(PluginCommand::List(arguments))) => plugin::list(&arguments, &output),
         Some(Command::Quantize(arguments)) => quantize::quantize(&arguments, &output),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments, &output),
-        Some(Command::Child { verb, job, result }) => child::child(verb, &job, &result),
+        Some(Command::Child {
+            verb,
+            job,
+            result,
+            memory,
+        }) => child::child(verb, &job, &result, memory),
     }
 }

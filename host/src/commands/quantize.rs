@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    child::{self, Verb},
+    child::{self, Limits, Verb},
     cli::{OutputArgs, QuantizeArgs},
     failure::usage,
     plugins::{self, Registry, SchemeChoice, SearchPath},
@@ -68,7 +68,7 @@ pub(super) fn quantize(arguments: &QuantizeArgs, output: &OutputArgs) -> Result<
         threads: arguments.threads.unwrap_or_else(all_cores),
         quiet: output.quiet,
     };
-    let written: Written = child::run(Verb::Quantize, &job, None).map_err(|failure| {
+    let written: Written = child::run(Verb::Quantize, &job, Limits::default()).map_err(|failure| {
         let error = anyhow!(
             "quantise {} with mode `{}`: {}",
             job.model,

@@ -1,23 +1,21 @@
 //! `qbench run` and `qbench --plugin`.
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use qbench_core::{
     analysis::{AnalysisError, AnalysisOptions, analyze},
-    results::{Cell, CellKind, JOURNAL_FILE, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
+    results::{JOURNAL_FILE, Status},
 };
 use serde_json::json;
 
 use super::analyze::print_summary;
 use crate::{
-    child::{self, ChildFailure, Verb},
     cli::{OutputArgs, RunArgs, precision_name},
-    failure,
+    failure, interrupt,
     plugins::{Registry, SearchPath, check_options},
     printer,
-    run::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, is_file_name, quality_cell},
-    worker::{CellJob, CellOutcome},
+    run::{OutDir, Plan, Session, describe, is_file_name, outcome_text},
 };
 
 pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
@@ -40,9 +38,10 @@ pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> 
     if !output.quiet {
         announce(&plan, &outdir, moved);
     }
-    let mut session = Session::new(&plan, outdir, output);
+    interrupt::install()?;
+    let mut session = Session::new(&plan, outdir, arguments.force, output.quiet);
     session.run()?;
-    session.report(output)
+    report(&session, output)
 }
 
 fn search(arguments: &RunArgs) -> SearchPath {
@@ -93,242 +92,54 @@ fn announce(plan: &Plan, outdir: &OutDir, moved: Option<PathBuf>) {
     }
 }
 
-/// A run under way.
-struct Session<'a> {
-    plan: &'a Plan,
-    outdir: OutDir,
-    schedule: Schedule,
-    progress: Progress,
-    failed: usize,
-    records: Vec<Record>,
-}
-
-impl<'a> Session<'a> {
-    fn new(plan: &'a Plan, outdir: OutDir, output: &OutputArgs) -> Self {
-        let schedule = Schedule::new(plan, &outdir.reference());
-        let progress = Progress::new(schedule.len(), output.quiet, "cells");
-        Self {
-            plan,
-            outdir,
-            schedule,
-            progress,
-            failed: 0,
-            records: Vec::new(),
-        }
-    }
-
-    fn run(&mut self) -> Result<()> {
-        let schedule = std::mem::take(&mut self.schedule);
-        for planned in &schedule.performance {
-            self.cell(planned)?;
-        }
-        for group in &schedule.quality {
-            self.quality(group)?;
-        }
-        if self.plan.configuration.synthetic && self.plan.evaluate_quality {
-            self.note_synthetic()?;
-        }
-        self.progress.end();
-        Ok(())
-    }
-
-    fn cell(&mut self, planned: &PlannedCell) -> Result<()> {
-        self.progress.start(&describe(&planned.cell));
-        let outcome = child::run::<_, CellOutcome>(Verb::Cell, &planned.job, None);
-        self.keep(&planned.cell, &planned.job, outcome)
-    }
-
-    /// The reference of a condition, then every mode; without a reference, the modes fail with its reason.
-    fn quality(&mut self, group: &QualityGroup) -> Result<()> {
-        fs::create_dir_all(&group.directory)
-            .with_context(|| format!("create {}", group.directory.display()))?;
-        self.progress
-            .start(&format!("reference (float32 standard), {}", group.condition));
-        let made = child::run::<_, CellOutcome>(Verb::Cell, &group.reference, None);
-        self.progress.finish(&match &made {
-            Ok(_) => format!("reference (float32 standard), {}: ok", group.condition),
-            Err(failure) => format!("reference, {}: {}", group.condition, failure.reason),
-        });
-        for planned in &group.modes {
-            match &made {
-                Ok(_) => self.cell(planned)?,
-                Err(failure) => {
-                    let reason = format!("the reference failed: {}", failure.reason);
-                    let failure = ChildFailure {
-                        reason,
-                        ..failure.clone()
-                    };
-                    self.keep(&planned.cell, &planned.job, Err(failure))?;
-                }
-            }
-        }
-        if !self.plan.keep_reference {
-            let directory = self.outdir.reference();
-            fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;
-        }
-        Ok(())
-    }
-
-    /// A synthetic model has no meaning that quantisation could change: its quality rows are there and empty.
-    fn note_synthetic(&mut self) -> Result<()> {
-        for scheme in &self.plan.modes {
-            for condition in &self.plan.conditions {
-                let mut record = record(quality_cell(self.plan, scheme, condition), Vec::new());
-                record.quality = Some(Quality {
-                    reason: "synthetic".to_owned(),
-                    ..Quality::default()
-                });
-                self.outdir.keep(&record)?;
-                self.records.push(record);
-            }
-        }
-        Ok(())
-    }
-
-    fn keep(&mut self, cell: &Cell, job: &CellJob, outcome: Result<CellOutcome, ChildFailure>) -> Result<()> {
-        let mut record = record(cell.clone(), plugins_of(job));
-        match outcome {
-            Ok(outcome) => {
-                record.execution = outcome.execution;
-                record.warnings = outcome.warnings;
-                record.performance = outcome.performance;
-                record.quality = outcome.quality;
-            }
-            Err(failure) => {
-                record.status = failure.status;
-                record.reason = failure.reason;
-                self.failed += 1;
-            }
-        }
-        self.outdir.keep(&record)?;
-        self.progress
-            .finish(&format!("{}: {}", describe(cell), outcome_text(&record)));
-        self.say_how_many_were_cut(&record);
-        self.records.push(record);
-        Ok(())
-    }
-
-    /// Says once a condition how many sequences lost tokens to the limit.
-    fn say_how_many_were_cut(&self, record: &Record) {
-        let condition = &record.cell.condition;
-        let known = |earlier: &Record| earlier.cell.condition == *condition && earlier.performance.is_some();
-        if let Some(performance) = &record.performance
-            && performance.truncated_sequences > 0
-            && !self.records.iter().any(known)
-        {
-            self.progress.line(&format!(
-                "{condition}: {} sequences were longer than the limit of tokens and were cut",
-                performance.truncated_sequences
-            ));
-        }
-    }
-
-    /// The analysis, and the run's verdict.
-    fn report(self, output: &OutputArgs) -> Result<ExitCode> {
-        let analysis = self.outdir.analysis();
-        let summary = match analyze(self.outdir.path(), &analysis, AnalysisOptions::default()) {
-            Ok(summary) => Some(summary),
-            // The reasons were printed as they came, and are in the table.
-            Err(AnalysisError::NothingSucceeded { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        if output.json {
-            printer::json(&json!({
-                "schema": "qbench.run/1",
-                "outdir": self.outdir.path(),
-                "failed": self.failed,
-                "cells": self.records,
-                "files": summary.as_ref().map(|summary| &summary.files),
-                "warnings": summary.as_ref().map(|summary| &summary.warnings),
-            }))?;
-        } else if let Some(summary) = &summary {
-            print_summary(summary, output);
-            printer::out(&format!(
-                "tables, figures and the report are in {}",
-                analysis.display()
-            ));
-        }
-        if self.failed == 0 {
-            return Ok(ExitCode::from(failure::OK));
-        }
-        let first = self.records.iter().find(|record| record.status != Status::Ok);
-        printer::note(&format!(
-            "{} of {} cells failed; the first: {}; all reasons are in {}",
-            self.failed,
-            self.records.len(),
-            first.map_or_else(String::new, |record| format!(
-                "{}: {}",
-                describe(&record.cell),
-                outcome_text(record)
-            )),
-            self.outdir.path().join(JOURNAL_FILE).display()
+/// The analysis, and the run's verdict.
+fn report(session: &Session<'_>, output: &OutputArgs) -> Result<ExitCode> {
+    let analysis = session.outdir.analysis();
+    let summary = match analyze(session.outdir.path(), &analysis, AnalysisOptions::default()) {
+        Ok(summary) => Some(summary),
+        // The reasons were printed as they came, and are in the table.
+        Err(AnalysisError::NothingSucceeded { .. }) => None,
+        Err(AnalysisError::NoResults { .. }) if interrupt::pending().is_some() => None,
+        Err(error) => return Err(error.into()),
+    };
+    if output.json {
+        printer::json(&json!({
+            "schema": "qbench.run/1",
+            "outdir": session.outdir.path(),
+            "failed": session.failed,
+            "cells": session.records,
+            "files": summary.as_ref().map(|summary| &summary.files),
+            "warnings": summary.as_ref().map(|summary| &summary.warnings),
+        }))?;
+    } else if let Some(summary) = &summary {
+        print_summary(summary, output);
+        printer::out(&format!(
+            "tables, figures and the report are in {}",
+            analysis.display()
         ));
-        Ok(ExitCode::from(failure::VERDICT))
     }
-}
-
-fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {
-    Record {
-        schema: RECORD_SCHEMA.to_owned(),
-        cell,
-        status: Status::Ok,
-        reason: String::new(),
-        plugins,
-        execution: Vec::new(),
-        warnings: Vec::new(),
-        performance: None,
-        quality: None,
+    if let Some(signal) = interrupt::pending() {
+        printer::note(&format!(
+            "stopped by signal {signal}; {} finished cells are kept: the same command goes on from there",
+            session.records.len()
+        ));
+        // As shells say it.
+        return Ok(ExitCode::from(128 + signal));
     }
-}
-
-fn plugins_of(job: &CellJob) -> Vec<PluginUse> {
-    let (scheme, backend) = (&job.scheme, &job.backend);
-    vec![
-        PluginUse {
-            id: scheme.id.clone(),
-            path: scheme.path.clone(),
-            sha256: scheme.sha256.clone(),
-        },
-        PluginUse {
-            id: backend.info.id.clone(),
-            path: backend.path.clone(),
-            sha256: backend.sha256.clone(),
-        },
-    ]
-}
-
-fn describe(cell: &Cell) -> String {
-    match cell.kind {
-        CellKind::Performance => format!(
-            "{}, {}, batch size {}, repeat {}",
-            cell.mode,
-            cell.condition,
-            cell.batch_size,
-            cell.repeat + 1
-        ),
-        CellKind::Quality => format!("{}, {}, quality", cell.mode, cell.condition),
+    if session.failed == 0 {
+        return Ok(ExitCode::from(failure::OK));
     }
-}
-
-fn outcome_text(record: &Record) -> String {
-    if record.status != Status::Ok {
-        return format!("{}: {}", record.status.as_str(), record.reason);
-    }
-    if let Some(performance) = &record.performance {
-        let seconds: f64 = performance.batch_seconds.iter().sum();
-        return format!("{:.0} tokens/s", performance.tokens as f64 / seconds);
-    }
-    let tokens = record
-        .quality
-        .as_ref()
-        .and_then(|quality| quality.tokens_level.as_ref());
-    tokens.map_or_else(
-        || "ok".to_owned(),
-        |tokens| {
-            format!(
-                "KL {:.3e} nats, perplexity {:.2}",
-                tokens.kl_mean, tokens.perplexity
-            )
-        },
-    )
+    let first = session.records.iter().find(|record| record.status != Status::Ok);
+    printer::note(&format!(
+        "{} of {} cells failed; the first: {}; all reasons are in {}",
+        session.failed,
+        session.records.len(),
+        first.map_or_else(String::new, |record| format!(
+            "{}: {}",
+            describe(&record.cell),
+            outcome_text(record)
+        )),
+        session.outdir.path().join(JOURNAL_FILE).display()
+    ));
+    Ok(ExitCode::from(failure::VERDICT))
 }

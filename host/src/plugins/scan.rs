@@ -11,12 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{SchemeChoice, load};
 use crate::{
-    child::{self, Verb},
+    child::{self, Limits, Verb},
     failure::usage,
 };
 
 /// A plugin that takes longer than this to say what it offers is refused.
-const SCAN_TIMEOUT: Duration = Duration::from_secs(20);
+const SCAN_LIMITS: Limits = Limits {
+    time: Some(Duration::from_secs(20)),
+    memory: None,
+};
 
 /// What a plugin file offers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -80,7 +83,7 @@ pub(super) fn scan(path: &Path, devices: bool) -> Result<Offer> {
         path: path.to_path_buf(),
         devices,
     };
-    child::run::<_, Offer>(Verb::Scan, &job, Some(SCAN_TIMEOUT)).map_err(|failure| {
+    child::run::<_, Offer>(Verb::Scan, &job, SCAN_LIMITS).map_err(|failure| {
         if failure.reported {
             anyhow!("{}", failure.reason)
         } else {
@@ -94,7 +97,7 @@ pub(super) fn scan(path: &Path, devices: bool) -> Result<Offer> {
 /// # Errors
 /// What the scheme says of them.
 pub fn check_options(scheme: &SchemeChoice) -> Result<()> {
-    child::run::<_, ()>(Verb::Check, scheme, Some(SCAN_TIMEOUT))
+    child::run::<_, ()>(Verb::Check, scheme, SCAN_LIMITS)
         .map_err(|failure| usage(anyhow!("mode `{}`: {}", scheme.mode, failure.reason)))
 }
 

@@ -4,8 +4,10 @@ mod outdir;
 mod plan;
 mod progress;
 mod schedule;
+mod session;
 
 pub use outdir::OutDir;
 pub use plan::{Plan, all_cores, is_file_name};
 pub use progress::Progress;
 pub use schedule::{PlannedCell, QualityGroup, Schedule, quality_cell};
+pub use session::{Session, describe, outcome_text};

@@ -87,6 +87,11 @@ impl OutDir {
         self.path.join(REFERENCE_DIRECTORY)
     }
 
+    /// The latest record of every cell that this run and earlier ones finished.
+    pub fn records(&self) -> &[Record] {
+        self.journal.records()
+    }
+
     /// Keeps a finished cell, and brings the benchmark table up to date.
     ///
     /// # Errors

@@ -65,8 +65,8 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
                 for scheme in &plan.modes {
                     let task = Task::Performance {
                         batch_size,
-                        warmup: plan.warmup,
-                        max_batches: plan.max_batches,
+                        warmup: plan.configuration.warmup,
+                        max_batches: plan.configuration.max_batches,
                     };
                     block.push(PlannedCell {
                         cell: cell(

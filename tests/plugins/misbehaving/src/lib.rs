@@ -2,7 +2,8 @@
 //!
 //! The environment variable `QBENCH_TEST_FAULT` makes it fail while it is loaded (`exit`, `abort`, `hang`) or listed
 //! (`panic`). The option `fault` of its scheme `misbehaving` makes it fail while it quantises (`panic`, `error`,
-//! `memory`, `segv`, `abort`, `exit`) or log a `warning`; without it, the scheme stores weights as they are.
+//! `memory`, `segv`, `abort`, `exit`, `hang`, `allocate`) or log a `warning`; without it, the scheme stores weights as they
+//! are.
 
 use std::{env, process, thread, time::Duration};
 
@@ -66,6 +67,9 @@ impl QuantScheme for Misbehaving {
             "segv" => unsafe { std::ptr::write_volatile(8 as *mut u8, 0) },
             "abort" => process::abort(),
             "exit" => process::exit(0),
+            "hang" => thread::sleep(Duration::from_hours(1)),
+            // Written to, so that the memory is really taken.
+            "allocate" => drop(std::hint::black_box(vec![1_u8; 3_000_000_000])),
             _ => {}
         }
         for row in 0..source.rows() {

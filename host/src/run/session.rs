@@ -1,0 +1,266 @@
+//! A run under way: one cell after the other, each kept as it ends.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context, Result};
+use qbench_core::results::{Cell, CellKind, PluginUse, Quality, RECORD_SCHEMA, Record, Status};
+
+use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
+use crate::{
+    child::{self, ChildFailure, Limits, Verb},
+    interrupt,
+    worker::{CellJob, CellOutcome},
+};
+
+/// A run under way.
+pub struct Session<'a> {
+    plan: &'a Plan,
+    pub outdir: OutDir,
+    schedule: Schedule,
+    progress: Progress,
+    force: bool,
+    /// Cells that have no numbers.
+    pub failed: usize,
+    /// The cells of this run so far, those of an earlier run that were kept among them.
+    pub records: Vec<Record>,
+}
+
+impl<'a> Session<'a> {
+    /// A run of `plan` into `outdir`; with `force`, finished cells of an earlier run are run again.
+    pub fn new(plan: &'a Plan, outdir: OutDir, force: bool, quiet: bool) -> Self {
+        let schedule = Schedule::new(plan, &outdir.reference());
+        let progress = Progress::new(schedule.len(), quiet, "cells");
+        Self {
+            plan,
+            outdir,
+            schedule,
+            progress,
+            force,
+            failed: 0,
+            records: Vec::new(),
+        }
+    }
+
+    /// Runs every cell that is not finished yet, until a signal comes.
+    ///
+    /// # Errors
+    /// Results cannot be written.
+    pub fn run(&mut self) -> Result<()> {
+        let schedule = std::mem::take(&mut self.schedule);
+        for planned in &schedule.performance {
+            self.cell(planned)?;
+        }
+        for group in &schedule.quality {
+            self.quality(group)?;
+        }
+        if self.plan.configuration.synthetic && self.plan.evaluate_quality {
+            self.note_synthetic()?;
+        }
+        self.progress.end();
+        Ok(())
+    }
+
+    fn cell(&mut self, planned: &PlannedCell) -> Result<()> {
+        if interrupt::pending().is_some() {
+            return Ok(());
+        }
+        if let Some(record) = self.finished(planned).cloned() {
+            self.progress
+                .finish(&format!("{}: kept from an earlier run", describe(&planned.cell)));
+            self.records.push(record);
+            return Ok(());
+        }
+        self.progress.start(&describe(&planned.cell));
+        let outcome = child::run(Verb::Cell, &planned.job, self.limits());
+        self.keep(&planned.cell, &planned.job, outcome)
+    }
+
+    /// The record of a cell that an earlier run with the same plugins finished.
+    fn finished(&self, planned: &PlannedCell) -> Option<&Record> {
+        let plugins = plugins_of(&planned.job);
+        self.outdir
+            .records()
+            .iter()
+            .filter(|_| !self.force)
+            .find(|record| {
+                record.cell == planned.cell && record.status == Status::Ok && record.plugins == plugins
+            })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            time: Some(Duration::from_secs_f64(self.plan.cell_timeout_seconds)),
+            memory: self.plan.memory_limit_bytes,
+        }
+    }
+
+    /// The reference of a condition, then every mode; without a reference, the modes fail with its reason.
+    fn quality(&mut self, group: &QualityGroup) -> Result<()> {
+        let made = if group.modes.iter().all(|planned| self.finished(planned).is_some()) {
+            self.progress
+                .finish(&format!("reference, {}: not needed again", group.condition));
+            Ok(())
+        } else {
+            self.make_reference(group)?
+        };
+        for planned in &group.modes {
+            match &made {
+                Ok(()) => self.cell(planned)?,
+                Err(failure) => {
+                    let reason = format!("the reference failed: {}", failure.reason);
+                    let failure = ChildFailure {
+                        reason,
+                        ..failure.clone()
+                    };
+                    self.keep(&planned.cell, &planned.job, Err(failure))?;
+                }
+            }
+        }
+        let directory = self.outdir.reference();
+        if directory.exists() && !self.plan.keep_reference {
+            fs::remove_dir_all(&directory).with_context(|| format!("remove {}", directory.display()))?;
+        }
+        Ok(())
+    }
+
+    fn make_reference(&mut self, group: &QualityGroup) -> Result<Result<(), ChildFailure>> {
+        let what = format!("reference (float32 standard), {}", group.condition);
+        fs::create_dir_all(&group.directory)
+            .with_context(|| format!("create {}", group.directory.display()))?;
+        self.progress.start(&what);
+        let made = child::run::<_, CellOutcome>(Verb::Cell, &group.reference, self.limits());
+        if interrupt::pending().is_none() {
+            self.progress.finish(&match &made {
+                Ok(_) => format!("{what}: ok"),
+                Err(failure) => format!("{what}: {}", failure.reason),
+            });
+        }
+        Ok(made.map(|_| ()))
+    }
+
+    /// A synthetic model has no meaning that quantisation could change: its quality rows are there and empty.
+    fn note_synthetic(&mut self) -> Result<()> {
+        for scheme in &self.plan.modes {
+            for condition in &self.plan.conditions {
+                let mut record = record(quality_cell(self.plan, scheme, condition), Vec::new());
+                record.quality = Some(Quality {
+                    reason: "synthetic".to_owned(),
+                    ..Quality::default()
+                });
+                self.outdir.keep(&record)?;
+                self.records.push(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, cell: &Cell, job: &CellJob, outcome: Result<CellOutcome, ChildFailure>) -> Result<()> {
+        if outcome.is_err() && interrupt::pending().is_some() {
+            // It was stopped, it did not fail: it runs again when the run goes on.
+            return Ok(());
+        }
+        let mut record = record(cell.clone(), plugins_of(job));
+        match outcome {
+            Ok(outcome) => {
+                record.execution = outcome.execution;
+                record.warnings = outcome.warnings;
+                record.performance = outcome.performance;
+                record.quality = outcome.quality;
+            }
+            Err(failure) => {
+                record.status = failure.status;
+                record.reason = failure.reason;
+                self.failed += 1;
+            }
+        }
+        self.outdir.keep(&record)?;
+        self.progress
+            .finish(&format!("{}: {}", describe(cell), outcome_text(&record)));
+        self.say_how_many_were_cut(&record);
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// Says once a condition how many sequences lost tokens to the limit.
+    fn say_how_many_were_cut(&self, record: &Record) {
+        let condition = &record.cell.condition;
+        let known = |earlier: &Record| earlier.cell.condition == *condition && earlier.performance.is_some();
+        if let Some(performance) = &record.performance
+            && performance.truncated_sequences > 0
+            && !self.records.iter().any(known)
+        {
+            self.progress.line(&format!(
+                "{condition}: {} sequences were longer than the limit of tokens and were cut",
+                performance.truncated_sequences
+            ));
+        }
+    }
+}
+
+fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {
+    Record {
+        schema: RECORD_SCHEMA.to_owned(),
+        cell,
+        status: Status::Ok,
+        reason: String::new(),
+        plugins,
+        execution: Vec::new(),
+        warnings: Vec::new(),
+        performance: None,
+        quality: None,
+    }
+}
+
+fn plugins_of(job: &CellJob) -> Vec<PluginUse> {
+    let (scheme, backend) = (&job.scheme, &job.backend);
+    vec![
+        PluginUse {
+            id: scheme.id.clone(),
+            path: scheme.path.clone(),
+            sha256: scheme.sha256.clone(),
+        },
+        PluginUse {
+            id: backend.info.id.clone(),
+            path: backend.path.clone(),
+            sha256: backend.sha256.clone(),
+        },
+    ]
+}
+
+/// A cell in words.
+pub fn describe(cell: &Cell) -> String {
+    match cell.kind {
+        CellKind::Performance => format!(
+            "{}, {}, batch size {}, repeat {}",
+            cell.mode,
+            cell.condition,
+            cell.batch_size,
+            cell.repeat + 1
+        ),
+        CellKind::Quality => format!("{}, {}, quality", cell.mode, cell.condition),
+    }
+}
+
+/// How a cell ended, in words.
+pub fn outcome_text(record: &Record) -> String {
+    if record.status != Status::Ok {
+        return format!("{}: {}", record.status.as_str(), record.reason);
+    }
+    if let Some(performance) = &record.performance {
+        let seconds: f64 = performance.batch_seconds.iter().sum();
+        return format!("{:.0} tokens/s", performance.tokens as f64 / seconds);
+    }
+    let tokens = record
+        .quality
+        .as_ref()
+        .and_then(|quality| quality.tokens_level.as_ref());
+    tokens.map_or_else(
+        || "ok".to_owned(),
+        |tokens| {
+            format!(
+                "KL {:.3e} nats, perplexity {:.2}",
+                tokens.kl_mean, tokens.perplexity
+            )
+        },
+    )
+}
