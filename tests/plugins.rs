@@ -136,6 +136,23 @@ fn a_named_file_that_is_no_plugin_ends_the_run_before_it_starts() {
 }
 
 #[test]
+fn a_named_plugin_of_another_abi_ends_the_run_before_it_starts() {
+    let outdir = tempfile::tempdir().unwrap();
+    let mut command = qbench();
+    command.arg("--plugin").arg(plugin("libtestplugin_other_abi.so"));
+    command.arg("--outdir").arg(outdir.path().join("results"));
+    fails(
+        &mut command,
+        3,
+        &[
+            "libtestplugin_other_abi.so",
+            "plugin ABI 2.0.0, this qbench loads 1.x",
+        ],
+    );
+    assert!(!outdir.path().join("results").exists());
+}
+
+#[test]
 fn two_files_with_one_mode_are_an_error_that_names_both() {
     let (first, second) = (
         directory_with_plugin("libtestplugin_misbehaving.so"),

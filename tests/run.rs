@@ -297,6 +297,19 @@ fn a_run_keeps_others_out_of_its_directory() {
 }
 
 #[test]
+fn a_full_disk_under_standard_output_is_an_error() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = std::process::Command::new(qbench().get_program());
+    let output = command.args(["doctor", "--json"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        stderr(&output).contains("standard output could not be written"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn the_doctor_says_what_there_is() {
     let output = qbench().arg("doctor").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));

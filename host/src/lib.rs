@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
         }
     };
     start_log(&cli.output);
-    match commands::dispatch(cli) {
+    match commands::dispatch(cli).and_then(|code| printer::finish().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             printer::note(&format!("error: {error:#}"));

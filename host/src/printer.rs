@@ -1,13 +1,38 @@
 //! What is said where: the product on standard output, everything else on standard error.
 
-use std::io::{Write, stderr, stdout};
+use std::{
+    io::{ErrorKind, Write, stderr, stdout},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// Writes a line of the product. A closed pipe (`qbench … | head`) is no error.
+/// Whether a line of the product could not be written.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Writes a line of the product. A closed pipe (`qbench … | head`) is no error; for another one see [`finish`].
 pub fn out(text: &str) {
-    let _ = writeln!(stdout(), "{text}");
+    note_loss(writeln!(stdout(), "{text}"));
+}
+
+fn note_loss(written: std::io::Result<()>) {
+    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
+        LOST.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Writes out what is still buffered.
+///
+/// # Errors
+/// Some of the product could not be written.
+pub fn finish() -> Result<()> {
+    note_loss(stdout().flush());
+    ensure!(
+        !LOST.load(Ordering::Relaxed),
+        "standard output could not be written in full"
+    );
+    Ok(())
 }
 
 /// Writes a line beside the product.
