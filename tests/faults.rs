@@ -90,7 +90,10 @@ fn an_exit_with_code_0_is_no_success() {
 fn a_cell_that_hangs_is_stopped() {
     let (status, reason) = status_of("hang");
     assert_eq!(status, "timed_out");
-    assert!(reason.contains("longer than 20 s"), "{reason}");
+    assert!(
+        reason.contains("longer than 20 s") && reason.contains("--cell-timeout"),
+        "{reason}"
+    );
 }
 
 #[test]

@@ -63,6 +63,33 @@ fn a_finished_run_is_not_run_again_unless_it_is_forced() {
 }
 
 #[test]
+fn a_reference_that_fails_takes_no_finished_cell_away() {
+    let outdir = tempfile::tempdir().unwrap();
+    let first = small_run(outdir.path())
+        .args(["--modes", "standard", "nf4"])
+        .output()
+        .unwrap();
+    assert!(first.status.success(), "{}", stderr(&first));
+    // Another mode needs the reference again, which cannot be made in this time; nothing else has to run again.
+    let second = small_run(outdir.path())
+        .args(["--modes", "standard", "nf4", "fp4", "--cell-timeout", "0.001"])
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(1), "{}", stderr(&second));
+    let quality = rows(&outdir.path().join("analysis/quality_metrics.csv"));
+    let status = |mode: &str| {
+        let row = quality
+            .iter()
+            .find(|row| row["quantization_mode"] == mode && row["layer"] == "logits");
+        row.unwrap()["status"].clone()
+    };
+    assert_eq!(
+        [status("standard"), status("4bit_nf4"), status("4bit_fp4")],
+        ["ok", "ok", "timed_out"]
+    );
+}
+
+#[test]
 fn a_killed_host_loses_no_finished_cell() {
     let outdir = tempfile::tempdir().unwrap();
     // The same directory again and again, killed a little later each time, then finished.

@@ -64,10 +64,7 @@ impl<'a> Session<'a> {
         if interrupt::pending().is_some() {
             return Ok(());
         }
-        if let Some(record) = self.finished(planned).cloned() {
-            self.progress
-                .finish(&format!("{}: kept from an earlier run", describe(&planned.cell)));
-            self.records.push(record);
+        if self.keep_earlier(planned) {
             return Ok(());
         }
         self.progress.start(&describe(&planned.cell));
@@ -75,16 +72,29 @@ impl<'a> Session<'a> {
         self.keep(&planned.cell, &planned.job, outcome)
     }
 
-    /// The record of a cell that an earlier run with the same plugins finished.
+    /// Takes over what an earlier run has of the cell, if it finished it.
+    fn keep_earlier(&mut self, planned: &PlannedCell) -> bool {
+        let Some(record) = self.finished(planned).cloned() else {
+            return false;
+        };
+        self.progress
+            .finish(&format!("{}: kept from an earlier run", describe(&planned.cell)));
+        self.records.push(record);
+        true
+    }
+
+    /// The record of a cell that an earlier run finished with plugins of the same content.
     fn finished(&self, planned: &PlannedCell) -> Option<&Record> {
         let plugins = plugins_of(&planned.job);
+        let same = |record: &Record| {
+            let content = |plugin: &PluginUse| (plugin.id.clone(), plugin.sha256.clone());
+            record.plugins.iter().map(content).eq(plugins.iter().map(content))
+        };
         self.outdir
             .records()
             .iter()
             .filter(|_| !self.force)
-            .find(|record| {
-                record.cell == planned.cell && record.status == Status::Ok && record.plugins == plugins
-            })
+            .find(|record| record.cell == planned.cell && record.status == Status::Ok && same(record))
     }
 
     fn limits(&self) -> Limits {
@@ -96,6 +106,9 @@ impl<'a> Session<'a> {
 
     /// The reference of a condition, then every mode; without a reference, the modes fail with its reason.
     fn quality(&mut self, group: &QualityGroup) -> Result<()> {
+        if interrupt::pending().is_some() {
+            return Ok(());
+        }
         let made = if group.modes.iter().all(|planned| self.finished(planned).is_some()) {
             self.progress
                 .finish(&format!("reference, {}: not needed again", group.condition));
@@ -106,6 +119,8 @@ impl<'a> Session<'a> {
         for planned in &group.modes {
             match &made {
                 Ok(()) => self.cell(planned)?,
+                // A reference that fails now takes nothing away from what was finished with an earlier one.
+                Err(_) if self.keep_earlier(planned) => {}
                 Err(failure) => {
                     let reason = format!("the reference failed: {}", failure.reason);
                     let failure = ChildFailure {
@@ -142,7 +157,12 @@ impl<'a> Session<'a> {
     fn note_synthetic(&mut self) -> Result<()> {
         for scheme in &self.plan.modes {
             for condition in &self.plan.conditions {
-                let mut record = record(quality_cell(self.plan, scheme, condition), Vec::new());
+                let cell = quality_cell(self.plan, scheme, condition);
+                if let Some(earlier) = self.outdir.records().iter().find(|record| record.cell == cell) {
+                    self.records.push(earlier.clone());
+                    continue;
+                }
+                let mut record = record(cell, Vec::new());
                 record.quality = Some(Quality {
                     reason: "synthetic".to_owned(),
                     ..Quality::default()
@@ -169,7 +189,10 @@ impl<'a> Session<'a> {
             }
             Err(failure) => {
                 record.status = failure.status;
-                record.reason = failure.reason;
+                record.reason = match failure.status {
+                    Status::TimedOut => format!("{}; --cell-timeout sets the limit", failure.reason),
+                    _ => failure.reason,
+                };
                 self.failed += 1;
             }
         }
