@@ -269,6 +269,15 @@ pub trait Model: Send {
     /// A fault of the device.
     fn synchronize(&mut self) -> Result<()>;
 
+    /// Seconds that the last [`forward`](Self::forward) took by the device's own clock (CUDA events, say), asked after
+    /// [`synchronize`](Self::synchronize). `None` where there is no such clock.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn device_seconds(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Memory in use.
     ///
     /// # Errors

@@ -53,7 +53,10 @@ pub trait StoredTensor: Send + Sync {
 /// The weights of one model, by the names of its checkpoint. A vector (a norm's weight, a bias) is a matrix of one row.
 pub trait Weights: Send + Sync {
     /// All names, sorted.
-    fn names(&self) -> Vec<String>;
+    ///
+    /// # Errors
+    /// None of the host's own; the boundary's.
+    fn names(&self) -> Result<Vec<String>>;
 
     /// The weight of that name, stored as the run's mode and the host's policy say.
     ///

@@ -151,11 +151,12 @@ impl StoredWeights {
 }
 
 impl Weights for StoredWeights {
-    fn names(&self) -> Vec<String> {
-        self.checkpoint
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(self
+            .checkpoint
             .entries()
             .map(|(name, _)| name.to_owned())
-            .collect()
+            .collect())
     }
 
     fn tensor(&self, name: &str) -> Result<Box<dyn StoredTensor>> {

@@ -19,7 +19,7 @@ pub(crate) const HEAD: &str = "lm_head.weight";
 impl<'a, O: Ops> Loader<'a, O> {
     /// Looks at the names: a checkpoint of the bare decoder lacks the prefix `model.`.
     pub(crate) fn new(weights: &'a dyn Weights, ops: &'a mut O) -> Result<Self> {
-        let names = weights.names();
+        let names = weights.names()?;
         let has = |name: &str| names.iter().any(|known| known == name);
         let Some(prefix) = ["model.", ""]
             .into_iter()

@@ -192,7 +192,7 @@ pub type TensorBox = TensorAbi_TO<RBox<()>>;
 /// The weights of a model, quantised on demand by the host as its policy says.
 #[sabi_trait]
 pub trait WeightsAbi: Send + Sync + 'static {
-    fn names(&self) -> RVec<RString>;
+    fn names(&self) -> AbiResult<RVec<RString>>;
     fn tensor(&self, name: RStr<'_>) -> AbiResult<TensorBox>;
     #[sabi(last_prefix_field)]
     fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
@@ -268,6 +268,8 @@ pub trait ModelAbi: Send + 'static {
     fn forward(&mut self, batch: AbiTokenBatch<'_>, out: AbiForwardOut<'_>) -> AbiResult<()>;
     /// Returns once the device has finished everything it was given.
     fn synchronize(&mut self) -> AbiResult<()>;
+    /// Seconds of the last `forward` by the device's own clock, asked after `synchronize`; none without such a clock.
+    fn device_seconds(&mut self) -> AbiResult<ROption<f64>>;
     fn memory(&self) -> AbiResult<AbiMemory>;
     fn reset_peak_memory(&mut self) -> AbiResult<()>;
     #[sabi(last_prefix_field)]

@@ -125,6 +125,10 @@ impl ModelAbi for ExportedModel {
         guard(|| self.0.synchronize())
     }
 
+    fn device_seconds(&mut self) -> AbiResult<ROption<f64>> {
+        guard(|| Ok(self.0.device_seconds()?.into()))
+    }
+
     fn memory(&self) -> AbiResult<AbiMemory> {
         guard(|| {
             let memory = self.0.memory()?;
@@ -233,6 +237,10 @@ impl Model for ImportedModel {
 
     fn synchronize(&mut self) -> Result<()> {
         from_abi(self.0.synchronize())
+    }
+
+    fn device_seconds(&mut self) -> Result<Option<f64>> {
+        Ok(from_abi(self.0.device_seconds())?.into_option())
     }
 
     fn memory(&self) -> Result<Memory> {

@@ -21,8 +21,8 @@ pub(super) fn export(weights: Arc<dyn Weights>) -> WeightsBox {
 }
 
 impl WeightsAbi for ExportedWeights {
-    fn names(&self) -> RVec<RString> {
-        self.0.names().into_iter().map(RString::from).collect()
+    fn names(&self) -> AbiResult<RVec<RString>> {
+        guard(|| Ok(self.0.names()?.into_iter().map(RString::from).collect()))
     }
 
     fn tensor(&self, name: RStr<'_>) -> AbiResult<TensorBox> {
@@ -89,8 +89,9 @@ impl TensorAbi for ExportedTensor {
 pub(super) struct ImportedWeights(pub(super) WeightsBox);
 
 impl Weights for ImportedWeights {
-    fn names(&self) -> Vec<String> {
-        self.0.names().into_iter().map(RString::into_string).collect()
+    fn names(&self) -> Result<Vec<String>> {
+        let names = from_abi(self.0.names())?;
+        Ok(names.into_iter().map(RString::into_string).collect())
     }
 
     fn tensor(&self, name: &str) -> Result<Box<dyn StoredTensor>> {

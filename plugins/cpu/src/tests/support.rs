@@ -170,8 +170,8 @@ impl StoredTensor for MemoryTensor {
 pub(crate) struct MemoryWeights(pub(crate) BTreeMap<String, MemoryTensor>);
 
 impl Weights for MemoryWeights {
-    fn names(&self) -> Vec<String> {
-        self.0.keys().cloned().collect()
+    fn names(&self) -> Result<Vec<String>> {
+        Ok(self.0.keys().cloned().collect())
     }
 
     fn tensor(&self, name: &str) -> Result<Box<dyn StoredTensor>> {
