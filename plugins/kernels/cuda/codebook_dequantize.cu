@@ -1,0 +1,78 @@
+// Block codebook of 4 bits to dense elements: table value times scale, one f32 product rounded once.
+// targets: sm_80 sm_90 sm_100 sm_120 compute_80
+#include "numbers.cuh"
+#include "scales.cuh"
+
+// Eight elements (four bytes of codes) a thread and step. Elements `first ..` of the flattened matrix, `first` and the
+// block (`1 << block_shift`) multiples of 8, `count` any.
+template <class T>
+static __device__ __forceinline__ void dequantize_flat(typename T::storage* out, const u8* codes, const float* codebook,
+                                                       Scales scales, u64 first, u64 count, u32 block_shift,
+                                                       u32 low_first) {
+    // Sixteen floats lie in sixteen banks: any mix of codes is read without a conflict.
+    __shared__ float table[16];
+    if (threadIdx.x < 16) table[threadIdx.x] = codebook[threadIdx.x];
+    __syncthreads();
+    u64 step = static_cast<u64>(gridDim.x) * blockDim.x * 8;
+    for (u64 i = (static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; i < count; i += step) {
+        float scale = scale_of(scales, static_cast<u32>((first + i) >> block_shift));
+        if (i + 8 <= count) {
+            u32 word = __ldg(reinterpret_cast<const u32*>(codes + (first + i) / 2));
+            // Element 2j in the lower nibble of byte j, 2j + 1 in the upper.
+            if (!low_first) word = (word & 0x0f0f0f0fu) << 4 | (word >> 4 & 0x0f0f0f0fu);
+            float value[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++) value[j] = __fmul_rn(table[word >> (4 * j) & 15], scale);
+            if constexpr (sizeof(typename T::storage) == 4) {
+                float4* to = reinterpret_cast<float4*>(out + i);
+                to[0] = make_float4(value[0], value[1], value[2], value[3]);
+                to[1] = make_float4(value[4], value[5], value[6], value[7]);
+            } else {
+                *reinterpret_cast<uint4*>(out + i) =
+                    make_uint4(T::narrow2(value[0], value[1]), T::narrow2(value[2], value[3]),
+                               T::narrow2(value[4], value[5]), T::narrow2(value[6], value[7]));
+            }
+        } else {
+            for (u64 j = i; j < count; j++) {
+                u32 byte = codes[(first + j) / 2];
+                u32 code = ((j & 1) == low_first ? byte >> 4 : byte) & 15;
+                out[j] = T::narrow(__fmul_rn(table[code], scale));
+            }
+        }
+    }
+}
+
+// One element a thread and step: any shape, block and order. `row_blocks` is the blocks a row, 0 for flat blocks.
+template <class T>
+static __device__ __forceinline__ void dequantize_any(typename T::storage* out, const u8* codes, const float* codebook,
+                                                      Scales scales, u64 first_row, u64 rows, u32 cols, u32 block,
+                                                      u32 row_blocks, u32 low_first) {
+    u64 count = rows * cols;
+    u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        u64 row = first_row + i / cols;
+        u64 flat = first_row * cols + i;
+        u32 col = static_cast<u32>(i % cols);
+        u64 position = row_blocks ? row * ((cols + 1) & ~1u) + col : flat;
+        u64 scale = row_blocks ? row * row_blocks + col / block : flat / block;
+        u32 byte = codes[position / 2];
+        u32 code = ((position & 1) == low_first ? byte >> 4 : byte) & 15;
+        out[i] = T::narrow(__fmul_rn(codebook[code], scale_of(scales, static_cast<u32>(scale))));
+    }
+}
+
+#define KERNELS(name, type)                                                                                        \
+    extern "C" __global__ void __launch_bounds__(256)                                                              \
+        codebook_dequantize_flat_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales, \
+                                        u64 first, u64 count, u32 block_shift, u32 low_first) {                    \
+        dequantize_flat<type>(out, codes, codebook, scales, first, count, block_shift, low_first);                 \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256)                                                              \
+        codebook_dequantize_any_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales,  \
+                                       u64 first_row, u64 rows, u32 cols, u32 block, u32 row_blocks,               \
+                                       u32 low_first) {                                                            \
+        dequantize_any<type>(out, codes, codebook, scales, first_row, rows, cols, block, row_blocks, low_first);   \
+    }
+KERNELS(f32, F32)
+KERNELS(f16, F16)
+KERNELS(bf16, BF16)

@@ -1,0 +1,92 @@
+//! A weight matrix stored as codes into a table, in device memory.
+
+use crate::CUdeviceptr;
+
+/// A matrix in the layout `qbench.block-codebook/1` with 4 bits a code: device pointers to its buffers.
+#[derive(Clone, Copy, Debug)]
+pub struct Codebook {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// Elements a block.
+    pub block: usize,
+    /// Whether each row starts a new block and a new byte; otherwise blocks cross row ends.
+    pub per_row: bool,
+    /// Whether the lower nibble comes first.
+    pub low_first: bool,
+    /// Packed codes (u8), aligned to 16 bytes.
+    pub codes: CUdeviceptr,
+    /// The 16 values of the table (f32).
+    pub table: CUdeviceptr,
+    /// A scale a block.
+    pub scales: Scales,
+}
+
+/// The scales of a matrix's blocks.
+#[derive(Clone, Copy, Debug)]
+pub enum Scales {
+    /// f32, one a block.
+    Plain(CUdeviceptr),
+    /// Coded in 8 bits: `table[codes[b]] · scales[b / block] + offset`.
+    Coded {
+        /// u8, one a block.
+        codes: CUdeviceptr,
+        /// f32, one a block of blocks.
+        scales: CUdeviceptr,
+        /// f32, 256.
+        table: CUdeviceptr,
+        /// f32, one.
+        offset: CUdeviceptr,
+        /// Scales a block of the second level.
+        block: usize,
+    },
+}
+
+/// `struct Scales` of `cuda/scales.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScalesArgument {
+    plain: CUdeviceptr,
+    codes: CUdeviceptr,
+    second: CUdeviceptr,
+    table: CUdeviceptr,
+    offset: CUdeviceptr,
+    second_block: u32,
+}
+
+impl Scales {
+    pub(crate) fn argument(self) -> ScalesArgument {
+        match self {
+            Self::Plain(plain) => ScalesArgument {
+                plain,
+                codes: 0,
+                second: 0,
+                table: 0,
+                offset: 0,
+                second_block: 1,
+            },
+            Self::Coded {
+                codes,
+                scales,
+                table,
+                offset,
+                block,
+            } => ScalesArgument {
+                plain: 0,
+                codes,
+                second: scales,
+                table,
+                offset,
+                second_block: block as u32,
+            },
+        }
+    }
+}
+
+impl Codebook {
+    /// Whether element `i` of the flattened matrix lies in nibble `i` and block `i / block`.
+    pub(crate) fn is_flat(&self) -> bool {
+        !self.per_row || (self.cols.is_multiple_of(2) && self.cols.is_multiple_of(self.block))
+    }
+}

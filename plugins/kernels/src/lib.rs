@@ -1,0 +1,20 @@
+//! CUDA kernels and their launchers, shared by the backends that run on NVIDIA GPUs.
+//!
+//! The kernels are compiled ahead of time (`build-kernels`) and carried in the library: nothing is compiled on the
+//! user's machine. The driver is opened at run time, so a program that links this crate starts without one.
+//!
+//! Launchers take device pointers and a stream of the current context as the driver knows them, whoever made them. They
+//! allocate nothing and wait for nothing: memory for intermediate results is passed in, of a size that a function of the
+//! same name tells. Every source in `cuda/` is one concept, with a launcher module of the same name here.
+
+mod codebook;
+pub mod codebook_dequantize;
+mod driver;
+mod error;
+
+pub use codebook::{Codebook, Scales};
+pub use driver::{Element, Function, Module};
+pub use error::{Error, Result};
+
+/// The driver's own types in the launchers' signatures.
+pub use cudarc::driver::sys::{CUdeviceptr, CUstream};
