@@ -1,23 +1,23 @@
-//! Views of f32 matrices and their product.
+//! Views of matrices of f32 or f64 and their product.
 
 use std::{marker::PhantomData, ops::Range};
 
 /// A borrowed matrix with any strides.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
-    data: &'a [f32],
+pub(crate) struct View<'a, T = f32> {
+    data: &'a [T],
     rows: usize,
     cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
 
-impl<'a> View<'a> {
+impl<'a, T> View<'a, T> {
     /// A matrix at the start of `data` whose rows begin `stride` elements apart.
     ///
     /// # Panics
     /// When `data` is too short.
-    pub(crate) fn new(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
+    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(
             rows == 0 || (cols <= stride && (rows - 1) * stride + cols <= data.len()),
             "a {rows} x {cols} matrix with stride {stride} in {} elements",
@@ -99,20 +99,20 @@ impl<'a> SharedMatrix<'a> {
 }
 
 /// Exclusive access to a block of a row-major matrix.
-pub(crate) struct Block<'a> {
-    data: *mut f32,
+pub(crate) struct Block<'a, T = f32> {
+    data: *mut T,
     rows: usize,
     cols: usize,
     stride: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
-impl<'a> Block<'a> {
+impl<'a, T> Block<'a, T> {
     /// All of `data` as rows of `cols` elements.
     ///
     /// # Panics
     /// When `data` is not `rows · cols` long.
-    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a {rows} x {cols} block");
         Self {
             data: data.as_mut_ptr(),
@@ -127,7 +127,7 @@ impl<'a> Block<'a> {
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn row(&mut self, index: usize) -> &mut [f32] {
+    pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
         assert!(index < self.rows, "row {index} of {}", self.rows);
         // SAFETY: the row lies in the matrix (checked when the block was made), and the block is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(index * self.stride), self.cols) }
@@ -141,11 +141,30 @@ pub(crate) enum Onto {
     Add,
 }
 
-/// `out = scale · a · b`, or that added to `out`, on the calling thread, accumulated in f32.
+/// A type that products are computed in.
+pub(crate) trait Real: Copy + 'static {
+    const ONE: Self;
+}
+
+impl Real for f32 {
+    const ONE: Self = 1.0;
+}
+
+impl Real for f64 {
+    const ONE: Self = 1.0;
+}
+
+/// `out = scale · a · b`, or that added to `out`, on the calling thread, accumulated in the elements' own type.
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, onto: Onto, out: &mut Block<'_>) {
+pub(crate) fn multiply<T: Real>(
+    a: View<'_, T>,
+    b: View<'_, T>,
+    scale: T,
+    onto: Onto,
+    out: &mut Block<'_, T>,
+) {
     assert!(
         a.cols == b.rows && a.rows == out.rows && b.cols == out.cols,
         "{} x {} times {} x {} into {} x {}",
@@ -173,7 +192,7 @@ pub(crate) fn multiply(a: View<'_>, b: View<'_>, scale: f32, onto: Onto, out: &m
             b.data.as_ptr(),
             b.col_stride as isize,
             b.row_stride as isize,
-            1.0,
+            T::ONE,
             scale,
             false,
             false,

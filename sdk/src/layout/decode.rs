@@ -1,6 +1,6 @@
 //! The reference decoder.
 
-use super::{BlockCodebook, Blocks, Int8Vectorwise, Layout, NibbleOrder, Scale};
+use super::{BlockCodebook, Blocks, Int8Vectorwise, Layout, NibbleOrder, Scale, ScaledFp8, fp8::E4M3};
 use crate::{Error, Matrix, MatrixMut, Result};
 
 /// f32(1 / 127): turns an int8 code times its row's scale into a weight (bitsandbytes `int8_vectorwise_dequant`).
@@ -41,6 +41,17 @@ pub fn decode(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &mut Ma
                 Ok(())
             })
         }
+        Layout::ScaledFp8(ScaledFp8 { cols, .. }) => {
+            let scales = floats(buffers[1]);
+            write_rows(out, |row, values| {
+                let row = first_row + row;
+                let codes = &buffers[0][row * cols..(row + 1) * cols];
+                for (value, &code) in values.iter_mut().zip(codes) {
+                    *value = E4M3[usize::from(code)] * scales[row];
+                }
+                Ok(())
+            })
+        }
         Layout::Custom(custom) => Err(Error::Unsupported(format!(
             "layout {} is known to its scheme only",
             custom.kind
@@ -50,26 +61,7 @@ pub fn decode(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &mut Ma
 
 fn check(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &MatrixMut<'_>) -> Result<()> {
     layout.validate()?;
-    let specs = layout.buffers();
-    if specs.len() != buffers.len() {
-        return Err(Error::InvalidArgument(format!(
-            "layout {} has {} buffers, {} were given",
-            layout.kind(),
-            specs.len(),
-            buffers.len()
-        )));
-    }
-    for (spec, buffer) in specs.iter().zip(buffers) {
-        if spec.bytes != buffer.len() {
-            return Err(Error::InvalidArgument(format!(
-                "buffer `{}` of layout {}: expected {} bytes, found {}",
-                spec.name,
-                layout.kind(),
-                spec.bytes,
-                buffer.len()
-            )));
-        }
-    }
+    layout.check_buffers(buffers.iter().map(|buffer| buffer.len()))?;
     if out.cols() != layout.cols() || first_row.saturating_add(out.rows()) > layout.rows() {
         return Err(Error::InvalidArgument(format!(
             "rows {first_row} to {} of {} columns do not lie in a {} x {} matrix",

@@ -7,6 +7,7 @@
 //! [`decode`] is the reference that every kernel must agree with.
 
 mod decode;
+pub mod fp8;
 pub mod int8;
 
 pub use decode::decode;
@@ -38,9 +39,11 @@ impl BufferSpec {
     }
 }
 
-/// How a matrix is stored.
+/// How a matrix is stored. Kinds are added over time: a backend answers those that it does not know with
+/// [`Execution::Dequantize`](crate::backend::Execution::Dequantize), through the scheme that stored the weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
+#[non_exhaustive]
 pub enum Layout {
     /// Plain elements.
     #[serde(rename = "qbench.dense/1")]
@@ -51,6 +54,9 @@ pub enum Layout {
     /// Signed bytes with a scale a row, multiplied with activations that are quantised on the fly.
     #[serde(rename = "qbench.int8-vectorwise/1")]
     Int8Vectorwise(Int8Vectorwise),
+    /// e4m3 numbers with a scale a row, multiplied with activations that become e4m3 on the fly.
+    #[serde(rename = "qbench.scaled-fp8/1")]
+    ScaledFp8(ScaledFp8),
     /// Storage that no described kind fits; only its scheme understands it.
     #[serde(untagged)]
     Custom(Custom),
@@ -153,6 +159,22 @@ pub struct Int8Vectorwise {
     pub cols: usize,
 }
 
+/// `qbench.scaled-fp8/1`: 8-bit floats on both sides (W8A8). `w[r][c] = e4m3(codes[r][c]) · scales[r]`, one f32 product,
+/// rounded once to the output's type.
+///
+/// Buffers: `codes` (u8, `rows · cols`: e4m3 numbers of OCP OFP8 1.0), `scales` (f32, `rows`).
+///
+/// The activation side is part of the kind. Each token of the input becomes e4m3 with a scale of its own:
+/// `s = f32(max |x| / 448)`, `q = e4m3(f32(x / s))`, nearest even. The product is
+/// `f32(Σ q · codes[r]) · f32(s · scales[r])`, its sum exact. [`fp8`] is the reference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaledFp8 {
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
 /// Storage that only its scheme understands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Custom {
@@ -195,6 +217,7 @@ impl Layout {
             Self::Dense(_) => "qbench.dense/1",
             Self::BlockCodebook(_) => "qbench.block-codebook/1",
             Self::Int8Vectorwise(_) => "qbench.int8-vectorwise/1",
+            Self::ScaledFp8(_) => "qbench.scaled-fp8/1",
             Self::Custom(custom) => &custom.kind,
         }
     }
@@ -205,6 +228,7 @@ impl Layout {
             Self::Dense(layout) => layout.rows,
             Self::BlockCodebook(layout) => layout.rows,
             Self::Int8Vectorwise(layout) => layout.rows,
+            Self::ScaledFp8(layout) => layout.rows,
             Self::Custom(layout) => layout.rows,
         }
     }
@@ -215,6 +239,7 @@ impl Layout {
             Self::Dense(layout) => layout.cols,
             Self::BlockCodebook(layout) => layout.cols,
             Self::Int8Vectorwise(layout) => layout.cols,
+            Self::ScaledFp8(layout) => layout.cols,
             Self::Custom(layout) => layout.cols,
         }
     }
@@ -245,6 +270,10 @@ impl Layout {
                 BufferSpec::new("scales", layout.rows, DType::F32),
                 BufferSpec::new("threshold", 1, DType::F32),
             ],
+            Self::ScaledFp8(layout) => vec![
+                BufferSpec::new("codes", layout.rows * layout.cols, DType::U8),
+                BufferSpec::new("scales", layout.rows, DType::F32),
+            ],
             Self::Custom(custom) => custom.buffers.clone(),
         }
     }
@@ -252,6 +281,33 @@ impl Layout {
     /// Bytes of all buffers together.
     pub fn bytes(&self) -> usize {
         self.buffers().iter().map(|buffer| buffer.bytes).sum()
+    }
+
+    /// Checks that buffers of these sizes, in their order, are those of the layout. Whoever indexes buffers by a layout
+    /// calls this first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] naming the buffer that is missing, too many, or of another size.
+    pub fn check_buffers(&self, sizes: impl IntoIterator<Item = usize>) -> Result<()> {
+        let specs = self.buffers();
+        let sizes: Vec<usize> = sizes.into_iter().collect();
+        if specs.len() != sizes.len() {
+            return Err(Error::InvalidArgument(format!(
+                "layout {} has {} buffers, {} were given",
+                self.kind(),
+                specs.len(),
+                sizes.len()
+            )));
+        }
+        match specs.iter().zip(&sizes).find(|(spec, size)| spec.bytes != **size) {
+            None => Ok(()),
+            Some((spec, size)) => Err(Error::InvalidArgument(format!(
+                "buffer `{}` of layout {}: expected {} bytes, found {size}",
+                spec.name,
+                self.kind(),
+                spec.bytes
+            ))),
+        }
     }
 
     /// Checks what the types cannot: block sizes, bit widths, sizes that overflow.
@@ -286,7 +342,7 @@ impl Layout {
                 }
                 Ok(())
             }
-            Self::Dense(_) | Self::Int8Vectorwise(_) => Ok(()),
+            Self::Dense(_) | Self::Int8Vectorwise(_) | Self::ScaledFp8(_) => Ok(()),
         }
     }
 
@@ -331,6 +387,7 @@ mod tests {
                 scale: Scale::Coded { block: 256 },
             }),
             Layout::Int8Vectorwise(Int8Vectorwise { rows: 3, cols: 5 }),
+            Layout::ScaledFp8(ScaledFp8 { rows: 3, cols: 5 }),
             Layout::Custom(Custom {
                 kind: "org.example.ternary/1".to_owned(),
                 rows: 3,

@@ -97,7 +97,7 @@ pub(super) fn check(layout: &Layout) -> Result<(), String> {
             }
         }
         Layout::Dense(dense) => Err(format!("the storage is dense {}", dense.dtype)),
-        Layout::Custom(custom) => Err(format!("the layout is {}", custom.kind)),
+        other => Err(format!("the layout is {}", other.kind())),
     }
 }
 
@@ -111,7 +111,7 @@ pub(super) fn outputs(
     match stored.layout() {
         Layout::BlockCodebook(layout) => four_bit(name, source, layout, stored),
         Layout::Int8Vectorwise(layout) => int8(name, layout, stored),
-        Layout::Dense(_) | Layout::Custom(_) => unreachable!("refused by `check`"),
+        _ => unreachable!("refused by `check`"),
     }
 }
 

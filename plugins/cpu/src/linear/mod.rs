@@ -3,6 +3,7 @@
 mod codebook;
 mod dense;
 mod foreign;
+mod fp8;
 mod int8;
 mod panels;
 
@@ -13,13 +14,14 @@ use qbench_architectures::Loaded;
 use qbench_sdk::{
     DType, Error, Layout, MatrixMut, Result, StoredTensor,
     backend::{DequantizeWhen, Execution},
-    layout::int8::MAX_COLS,
+    layout::{fp8 as e4m3, int8::MAX_COLS},
 };
 
 use crate::elementwise::round;
 use codebook::CodebookWeight;
 use dense::DenseWeight;
 use foreign::ForeignWeight;
+use fp8::Fp8Weight;
 use int8::Int8Weight;
 
 /// A loaded weight matrix with its optional bias.
@@ -35,6 +37,7 @@ enum Weight {
     Dense(DenseWeight),
     Codebook(CodebookWeight),
     Int8(Int8Weight),
+    Fp8(Fp8Weight),
     Foreign(ForeignWeight),
 }
 
@@ -58,7 +61,14 @@ pub(crate) fn execution(layout: &Layout, precision: DType) -> Execution {
             layout.cols
         )),
         Layout::Int8Vectorwise(_) => native("exact int8 product, f32 outliers".to_owned()),
-        Layout::Custom(_) => Execution::Dequantize {
+        Layout::ScaledFp8(layout) if layout.cols > e4m3::MAX_COLS => unsupported(format!(
+            "{} columns: sums over more than {} are not exact in f64",
+            layout.cols,
+            e4m3::MAX_COLS
+        )),
+        Layout::ScaledFp8(_) => native("exact e4m3 product".to_owned()),
+        // A custom layout, or a kind that is newer than this backend.
+        _ => Execution::Dequantize {
             to: precision,
             when: DequantizeWhen::Forward,
         },
@@ -88,7 +98,8 @@ impl Linear {
                 Weight::Codebook(CodebookWeight::new(tensor, layout.clone(), precision))
             }
             Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(tensor, precision)),
-            Layout::Custom(_) => {
+            Layout::ScaledFp8(_) => Weight::Fp8(Fp8Weight::new(tensor)),
+            _ => {
                 let weight = ForeignWeight::new(tensor, precision)?;
                 if weight.has_product() {
                     execution = Execution::SchemeMatmul;
@@ -148,6 +159,10 @@ impl Linear {
                 weight.product(x, out, rounding, self.bias.as_deref());
                 Ok(())
             }
+            Weight::Fp8(weight) => {
+                weight.product(x, out, finish);
+                Ok(())
+            }
             Weight::Foreign(weight) => weight.product(x, (self.rows, self.cols), out, finish),
         }
     }
@@ -158,6 +173,7 @@ impl Linear {
             Weight::Dense(weight) => return weight.read_row(row, out),
             Weight::Codebook(weight) => weight.tensor(),
             Weight::Int8(weight) => weight.tensor(),
+            Weight::Fp8(weight) => weight.tensor(),
             Weight::Foreign(weight) => weight.tensor(),
         };
         dequantize(tensor, row, out, self.cols, self.precision)
@@ -189,19 +205,9 @@ fn dequantize(
 
 /// Kernels index the buffers by the layout: their sizes are checked once, here.
 fn check_buffers(tensor: &dyn StoredTensor) -> Result<()> {
-    tensor.layout().validate()?;
-    for (index, spec) in tensor.layout().buffers().iter().enumerate() {
-        let found = tensor.buffer(index).len();
-        if found != spec.bytes {
-            return Err(Error::InvalidArgument(format!(
-                "buffer `{}` of layout {}: expected {} bytes, found {found}",
-                spec.name,
-                tensor.layout().kind(),
-                spec.bytes
-            )));
-        }
-    }
-    Ok(())
+    let layout = tensor.layout();
+    layout.validate()?;
+    layout.check_buffers((0..layout.buffers().len()).map(|index| tensor.buffer(index).len()))
 }
 
 /// Little-endian f32 values.

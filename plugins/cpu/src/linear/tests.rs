@@ -1,7 +1,7 @@
 //! Products against their definition in f64 over the reference decoder's weights.
 
 use qbench_sdk::layout::{
-    BlockCodebook, Blocks, Custom, Int8Vectorwise, NibbleOrder, Scale,
+    BlockCodebook, Blocks, Custom, Int8Vectorwise, NibbleOrder, Scale, ScaledFp8, fp8,
     int8::{self, quantize_activations},
 };
 
@@ -200,6 +200,39 @@ fn int8_is_the_reference_bit_for_bit_where_that_is_defined() {
         }
     }
     assert_eq!(int8::MAX_COLS, 133_144, "what the refusal's message says");
+}
+
+#[test]
+fn fp8_is_the_reference_bit_for_bit() {
+    let mut random = Random::new(7);
+    for (rows, cols, tokens) in [(1, 1, 1), (5, 7, 3), (150, 2500, 40), (300, 96, 1100)] {
+        let layout = Layout::ScaledFp8(ScaledFp8 { rows, cols });
+        let mut tensor = MemoryTensor::random(layout, &mut random);
+        // No NaN among the codes: it would hide everything else.
+        for code in tensor.buffers[0].iter_mut() {
+            *code = if *code & 0x7f == 0x7f { 0x7e } else { *code };
+        }
+        let bias = random.normal(rows, 0.5);
+        for precision in [DType::F32, DType::BF16] {
+            let mut x = random.normal(tokens * cols, 1.0);
+            round(&mut x, precision);
+            let loaded = load(&tensor, Some(bias.clone()), precision);
+            let kernel = "exact e4m3 product".to_owned();
+            assert_eq!(loaded.execution, Execution::Native { kernel });
+            let mut truth = fp8::product(&x, cols, &tensor.buffers[0], &floats(&tensor.buffers[1]));
+            for row in truth.chunks_exact_mut(rows) {
+                for (value, bias) in row.iter_mut().zip(&bias) {
+                    *value += bias;
+                }
+            }
+            round(&mut truth, precision);
+            let out = forward(&loaded.value, &x, precision);
+            assert_eq!(out, truth, "{rows} x {cols}, {tokens} tokens in {precision}");
+            let mut row = vec![0.0; cols];
+            loaded.value.read_row(rows - 1, &mut row).unwrap();
+            assert_eq!(row, tensor.decoded(precision)[(rows - 1) * cols..]);
+        }
+    }
 }
 
 #[test]
