@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Layout, Result, Weights};
+use crate::{CudaKernel, DType, Layout, Result, Weights};
 
 /// What a backend is called and what it can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,13 @@ pub enum Execution {
     },
     /// The scheme's own product, on the CPU.
     SchemeMatmul,
+    /// The scheme's own CUDA kernel: the weight stays packed on the device and is turned into floats at every pass.
+    SchemeKernel {
+        /// Name of the kernel.
+        kernel: String,
+        /// Type that the weight is turned into.
+        to: DType,
+    },
     /// The weight is turned into floats first.
     Dequantize {
         /// Type that it is turned into.
@@ -81,6 +88,9 @@ impl std::fmt::Display for Execution {
         match self {
             Self::Native { kernel } => write!(f, "native: {kernel}"),
             Self::SchemeMatmul => f.write_str("scheme matmul"),
+            Self::SchemeKernel { kernel, to } => {
+                write!(f, "scheme kernel: {kernel} to {to} at each forward")
+            }
             Self::Dequantize {
                 to,
                 when: DequantizeWhen::Load,
@@ -126,6 +136,25 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// An unknown device.
     fn negotiate(&self, device: &str, layout: &Layout, compute: DType) -> Result<Execution>;
+
+    /// How this backend would run `layout`, whose scheme brings `kernel`. Asked in place of
+    /// [`negotiate`](Self::negotiate) where there is one; the default does without it.
+    ///
+    /// A backend that runs such kernels answers [`Execution::SchemeKernel`] where it has none of its own for the layout
+    /// and the kernel has an entry for the type that it needs.
+    ///
+    /// # Errors
+    /// Those of [`negotiate`](Self::negotiate).
+    fn negotiate_with_kernel(
+        &self,
+        device: &str,
+        layout: &Layout,
+        compute: DType,
+        kernel: &CudaKernel,
+    ) -> Result<Execution> {
+        let _ = kernel;
+        self.negotiate(device, layout, compute)
+    }
 
     /// Loads a model.
     ///

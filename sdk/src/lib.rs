@@ -3,6 +3,7 @@
 pub mod backend;
 mod bridge;
 mod buffer;
+pub mod cuda_kernel;
 mod dtype;
 mod error;
 pub mod layout;
@@ -15,6 +16,7 @@ mod weights;
 
 pub use backend::{Backend, Model};
 pub use buffer::AlignedBuffer;
+pub use cuda_kernel::CudaKernel;
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use layout::Layout;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DType, Error, Layout, Matrix, MatrixMut, Result, layout};
+use crate::{CudaKernel, DType, Error, Layout, Matrix, MatrixMut, Result, layout};
 
 /// Limits of a call into a scheme or tensor.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +101,18 @@ pub trait QuantScheme: Send + Sync + 'static {
         Err(Error::Unsupported(
             "a matrix product of the scheme's own".to_owned(),
         ))
+    }
+
+    /// A CUDA kernel that turns weights of this layout into floats, for GPU backends that do not know the layout.
+    ///
+    /// It is asked once a layout before anything is loaded, and once a weight. [`cuda_kernel`](crate::cuda_kernel) says
+    /// how a kernel is called.
+    ///
+    /// # Errors
+    /// Whatever keeps the scheme from making its source. The default has none: `None`.
+    fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        let _ = layout;
+        Ok(None)
     }
 
     /// Scratch bytes that [`matmul`](Self::matmul) may hold besides the buffers.

@@ -1,6 +1,6 @@
 //! Access to a model's weights, which the host holds and quantises on demand.
 
-use crate::{CallContext, DType, Layout, Matrix, MatrixMut, Result};
+use crate::{CallContext, CudaKernel, DType, Layout, Matrix, MatrixMut, Result};
 
 /// A weight as the host holds it. Its memory is freed when the object is dropped: a backend that computes on the
 /// buffers keeps it, one that has copied them to a device drops it.
@@ -23,6 +23,15 @@ pub trait StoredTensor: Send + Sync {
     /// # Errors
     /// Those of [`QuantScheme::matmul`](crate::QuantScheme::matmul).
     fn matmul(&self, input: Matrix<'_>, output: &mut MatrixMut<'_>, context: CallContext) -> Result<()>;
+
+    /// The CUDA kernel that the scheme brings for this weight, checked against its layout. Weights of one layout have the
+    /// same kernel: a backend compiles it once.
+    ///
+    /// # Errors
+    /// Those of [`QuantScheme::cuda_kernel`](crate::QuantScheme::cuda_kernel).
+    fn cuda_kernel(&self) -> Result<Option<CudaKernel>> {
+        Ok(None)
+    }
 
     /// All buffers, in the order of [`Layout::buffers`].
     fn buffers(&self) -> Vec<&[u8]> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qbench_sdk::{
-    AlignedBuffer, CallContext, DType, Error, Layout, Matrix, MatrixMut, QuantScheme, Result, StoredTensor,
-    Weights,
+    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, Matrix, MatrixMut, QuantScheme, Result,
+    StoredTensor, Weights,
     layout::{self, Dense},
     narrow, widen,
 };
@@ -114,6 +114,14 @@ impl StoredWeights {
             }
         }
         distinct
+    }
+
+    /// The CUDA kernel that the mode brings for one of its layouts.
+    ///
+    /// # Errors
+    /// The scheme's.
+    pub fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        self.scheme.cuda_kernel(layout)
     }
 
     /// Bytes of the tensors that are held now, and at most so far.
@@ -235,6 +243,12 @@ impl StoredTensor for Tensor {
                 "a product with a weight that no scheme stored".to_owned(),
             )),
         }
+    }
+
+    fn cuda_kernel(&self) -> Result<Option<CudaKernel>> {
+        self.scheme
+            .as_ref()
+            .map_or(Ok(None), |scheme| scheme.cuda_kernel(&self.layout))
     }
 }
 

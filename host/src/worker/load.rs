@@ -123,7 +123,11 @@ fn find_device(backend: &dyn Backend, job: &CellJob) -> Result<DeviceInfo> {
 /// Asks the backend about every layout before anything is quantised or loaded.
 fn negotiate(backend: &dyn Backend, job: &CellJob, weights: &StoredWeights) -> Result<()> {
     for (layout, _) in weights.layouts() {
-        if let Execution::Unsupported { reason } = backend.negotiate(&job.device, &layout, job.compute)? {
+        let execution = match weights.cuda_kernel(&layout)? {
+            Some(kernel) => backend.negotiate_with_kernel(&job.device, &layout, job.compute, &kernel)?,
+            None => backend.negotiate(&job.device, &layout, job.compute)?,
+        };
+        if let Execution::Unsupported { reason } = execution {
             bail!(
                 "backend `{}` cannot run mode `{}` ({}): {reason}",
                 job.backend.info.id,

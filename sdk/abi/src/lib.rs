@@ -23,7 +23,7 @@ use abi_stable::{
     package_version_strings,
     prefix_type::PrefixRef,
     sabi_trait,
-    sabi_types::VersionStrings,
+    sabi_types::{RRef, VersionStrings},
     std_types::{RBox, ROption, RResult, RSlice, RSliceMut, RStr, RString, RVec},
     type_layout::TypeLayout,
 };
@@ -124,12 +124,14 @@ pub struct AbiCallContext {
     pub cancelled: extern "C" fn() -> bool,
 }
 
-/// A table of functions behind an extension id, with the layout to check it against.
+/// A table of functions behind an extension id, with the layout to check it against and the object that it is about.
 #[repr(C)]
 #[derive(StableAbi, Clone, Copy)]
-pub struct Extension {
+pub struct Extension<'a> {
     pub layout: &'static TypeLayout,
     pub table: PrefixRef<ErasedPrefix>,
+    /// First argument of the table's functions; it lives as long as the object that was asked for the extension.
+    pub instance: RRef<'a, ()>,
 }
 
 /// A quantisation scheme. Every method may be called from any thread.
@@ -165,7 +167,7 @@ pub trait SchemeAbi: Send + Sync + 'static {
         context: AbiCallContext,
     ) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
-    fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>>;
 }
 /// An owned scheme.
 pub type SchemeBox = SchemeAbi_TO<RBox<()>>;
@@ -184,7 +186,7 @@ pub trait TensorAbi: Send + Sync + 'static {
         context: AbiCallContext,
     ) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
-    fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>>;
 }
 /// An owned weight.
 pub type TensorBox = TensorAbi_TO<RBox<()>>;
@@ -195,7 +197,7 @@ pub trait WeightsAbi: Send + Sync + 'static {
     fn names(&self) -> AbiResult<RVec<RString>>;
     fn tensor(&self, name: RStr<'_>) -> AbiResult<TensorBox>;
     #[sabi(last_prefix_field)]
-    fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>>;
 }
 /// Owned access to a model's weights.
 pub type WeightsBox = WeightsAbi_TO<RBox<()>>;
@@ -273,7 +275,7 @@ pub trait ModelAbi: Send + 'static {
     fn memory(&self) -> AbiResult<AbiMemory>;
     fn reset_peak_memory(&mut self) -> AbiResult<()>;
     #[sabi(last_prefix_field)]
-    fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>>;
 }
 /// An owned model.
 pub type ModelBox = ModelAbi_TO<RBox<()>>;
@@ -302,7 +304,7 @@ pub trait BackendAbi: Send + Sync + 'static {
     fn negotiate(&self, device: RStr<'_>, plan: &AbiPlan, compute: DTypeCode) -> AbiResult<RString>;
     fn load(&self, request: AbiLoadRequest<'_>) -> AbiResult<ModelBox>;
     #[sabi(last_prefix_field)]
-    fn extension(&self, id: RStr<'_>) -> ROption<Extension>;
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>>;
 }
 /// An owned backend.
 pub type BackendBox = BackendAbi_TO<RBox<()>>;
@@ -313,7 +315,7 @@ pub type BackendBox = BackendAbi_TO<RBox<()>>;
 pub struct HostServices {
     pub log: extern "C" fn(level: u8, target: RStr<'_>, message: RStr<'_>),
     pub log_enabled: extern "C" fn(level: u8) -> bool,
-    pub extension: extern "C" fn(id: RStr<'_>) -> ROption<Extension>,
+    pub extension: extern "C" fn(id: RStr<'_>) -> ROption<Extension<'static>>,
 }
 
 /// The root module of a plugin. To enumerate is cheap and opens nothing.
@@ -332,7 +334,41 @@ pub struct PluginRoot {
     pub backends: extern "C" fn() -> AbiResult<RVec<RString>>,
     pub open_backend: extern "C" fn(id: RStr<'_>, options_json: RStr<'_>) -> AbiResult<BackendBox>,
     #[sabi(last_prefix_field)]
-    pub extension: extern "C" fn(id: RStr<'_>) -> ROption<Extension>,
+    pub extension: extern "C" fn(id: RStr<'_>) -> ROption<Extension<'static>>,
+}
+
+/// Extension id: a scheme brings a CUDA kernel that turns its stored weights into floats. Schemes and tensors answer it
+/// with [`CudaKernelSource`], backends that run such kernels with [`CudaKernelRunner`].
+pub const CUDA_KERNEL: &str = "qbench.cuda-kernel/1";
+
+/// `qbench.cuda-kernel/1` of a scheme or tensor.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = CudaKernelSource_Ref)))]
+#[sabi(missing_field(panic))]
+pub struct CudaKernelSource {
+    /// `CudaKernel` as JSON for weights that are stored as `plan` says; none where the scheme has no kernel for them.
+    /// Of a tensor, `plan` is its own. The first argument is the extension's instance.
+    #[sabi(last_prefix_field)]
+    pub kernel: unsafe extern "C" fn(instance: RRef<'_, ()>, plan: &AbiPlan) -> AbiResult<ROption<RString>>,
+}
+
+/// `qbench.cuda-kernel/1` of a backend.
+#[repr(C)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = CudaKernelRunner_Ref)))]
+#[sabi(missing_field(panic))]
+pub struct CudaKernelRunner {
+    /// `Execution` as JSON: how a layout would run whose scheme brings this kernel. The first argument is the
+    /// extension's instance.
+    #[sabi(last_prefix_field)]
+    pub negotiate: unsafe extern "C" fn(
+        instance: RRef<'_, ()>,
+        device: RStr<'_>,
+        plan: &AbiPlan,
+        compute: DTypeCode,
+        kernel_json: RStr<'_>,
+    ) -> AbiResult<RString>,
 }
 
 impl RootModule for PluginRoot_Ref {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use qbench_abi::{
-    PluginRoot_Ref,
+    CudaKernelRunner_Ref, CudaKernelSource_Ref, PluginRoot_Ref,
     abi_stable::{
         StableAbi,
         type_layout::{TLData, TLField, TypeLayout},
@@ -113,9 +113,9 @@ fn describe(layout: &'static TypeLayout) -> String {
     text
 }
 
-/// Every type of ours that can be reached from `root`, by name: neither addresses nor the order of the walk show.
-fn describe_all(root: &'static TypeLayout) -> String {
-    let (mut seen, mut open, mut described) = (Vec::new(), vec![root], BTreeMap::new());
+/// Every type of ours that can be reached from `roots`, by name: neither addresses nor the order of the walk show.
+fn describe_all(roots: &[&'static TypeLayout]) -> String {
+    let (mut seen, mut open, mut described) = (Vec::new(), roots.to_vec(), BTreeMap::new());
     while let Some(layout) = open.pop() {
         let id = layout.get_utypeid();
         if seen.contains(&id) {
@@ -132,7 +132,12 @@ fn describe_all(root: &'static TypeLayout) -> String {
 
 #[test]
 fn the_types_are_those_of_abi_1() {
-    let found = describe_all(<PluginRoot_Ref as StableAbi>::LAYOUT);
+    // The root module, and the table of every extension.
+    let found = describe_all(&[
+        <PluginRoot_Ref as StableAbi>::LAYOUT,
+        <CudaKernelSource_Ref as StableAbi>::LAYOUT,
+        <CudaKernelRunner_Ref as StableAbi>::LAYOUT,
+    ]);
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi-1.txt");
     if std::env::var_os(BLESS_VARIABLE).is_some() {
         fs::write(&golden, &found).unwrap();

@@ -12,11 +12,11 @@ use qbench_abi::{
 };
 
 use super::{
-    Exported, convert, guard,
+    Exported, convert, cuda_kernel, guard,
     weights::{self, ImportedWeights},
 };
 use crate::{
-    Backend, DType, Error, Layout, Model, Result,
+    Backend, CudaKernel, DType, Error, Layout, Model, Result,
     backend::{
         BackendInfo, Cache, DeviceInfo, Execution, ForwardOutput, LayerOutput, LoadRequest, LogitRows,
         Memory, ModelInfo, TokenBatch,
@@ -24,7 +24,7 @@ use crate::{
     error::from_abi,
 };
 
-struct ExportedBackend(Exported<dyn Backend>);
+pub(super) struct ExportedBackend(pub(super) Exported<dyn Backend>);
 
 pub(super) fn export(backend: Box<dyn Backend>) -> BackendBox {
     BackendAbi_TO::from_value(ExportedBackend(Exported::new(backend)), TD_Opaque)
@@ -65,8 +65,8 @@ impl BackendAbi for ExportedBackend {
         })
     }
 
-    fn extension(&self, _id: RStr<'_>) -> ROption<Extension> {
-        RNone
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>> {
+        cuda_kernel::runner(self, id)
     }
 }
 
@@ -145,7 +145,7 @@ impl ModelAbi for ExportedModel {
         guard(|| self.0.reset_peak_memory())
     }
 
-    fn extension(&self, _id: RStr<'_>) -> ROption<Extension> {
+    fn extension(&self, _id: RStr<'_>) -> ROption<Extension<'_>> {
         RNone
     }
 }
@@ -177,6 +177,18 @@ impl Backend for ImportedBackend {
                 .negotiate(RStr::from(device), &plan, compute.to_code()),
         )?;
         Ok(serde_json::from_str(&answer)?)
+    }
+
+    fn negotiate_with_kernel(
+        &self,
+        device: &str,
+        layout: &Layout,
+        compute: DType,
+        kernel: &CudaKernel,
+    ) -> Result<Execution> {
+        let answer =
+            cuda_kernel::negotiate(|id| self.backend.extension(id), device, layout, compute, kernel)?;
+        answer.map_or_else(|| self.negotiate(device, layout, compute), Ok)
     }
 
     fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {

@@ -7,6 +7,8 @@
 
 mod backend;
 mod convert;
+mod cuda_kernel;
+mod extension;
 pub(crate) mod root;
 mod scheme;
 pub(crate) mod services;

@@ -108,7 +108,7 @@ extern "C" fn open_backend(id: RStr<'_>, options_json: RStr<'_>) -> AbiResult<Ba
     })
 }
 
-extern "C" fn extension(_id: RStr<'_>) -> ROption<Extension> {
+extern "C" fn extension(_id: RStr<'_>) -> ROption<Extension<'static>> {
     RNone
 }
 

@@ -5,13 +5,18 @@ use qbench_abi::{
     SchemeAbi_TO, SchemeBox,
     abi_stable::{
         sabi_trait::TD_Opaque,
-        std_types::{RNone, ROption, RSlice, RSliceMut, RStr, RString, RVec},
+        std_types::{ROption, RSlice, RSliceMut, RStr, RString, RVec},
     },
 };
 
-use super::{Exported, convert, guard};
+use super::{
+    Exported, convert,
+    cuda_kernel::{self, BringsKernel},
+    guard,
+};
 use crate::{
-    CallContext, DType, Layout, Matrix, MatrixMut, QuantScheme, Result, SchemeInfo, error::from_abi,
+    CallContext, CudaKernel, DType, Layout, Matrix, MatrixMut, QuantScheme, Result, SchemeInfo,
+    error::from_abi,
 };
 
 struct ExportedScheme(Exported<dyn QuantScheme>);
@@ -94,8 +99,14 @@ impl SchemeAbi for ExportedScheme {
         })
     }
 
-    fn extension(&self, _id: RStr<'_>) -> ROption<Extension> {
-        RNone
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>> {
+        cuda_kernel::source(self, id)
+    }
+}
+
+impl BringsKernel for ExportedScheme {
+    fn kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        self.0.cuda_kernel(layout)
     }
 }
 
@@ -174,6 +185,10 @@ impl QuantScheme for ImportedScheme {
             convert::matrix_mut_to_abi(output),
             convert::context_to_abi(context),
         ))
+    }
+
+    fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        cuda_kernel::of(|id| self.scheme.extension(id), layout)
     }
 
     fn workspace_bytes(&self, layout: &Layout) -> u64 {

@@ -45,7 +45,7 @@ extern "C" fn log_enabled(code: u8) -> bool {
     SINK.get().is_some_and(|sink| (sink.enabled)(level(code)))
 }
 
-extern "C" fn no_extension(_id: RStr<'_>) -> ROption<Extension> {
+extern "C" fn no_extension(_id: RStr<'_>) -> ROption<Extension<'static>> {
     RNone
 }
 

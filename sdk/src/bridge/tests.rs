@@ -1,20 +1,25 @@
 //! A scheme and a backend go through the boundary and come back, in one process.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use qbench_abi::abi_stable::{
-    library::{__call_root_module_loader, AbiHeaderRef, CheckTypeLayout, LibHeader, RootModuleResult},
-    std_types::RString,
+use qbench_abi::{
+    CudaKernelRunner_Ref, Extension,
+    abi_stable::{
+        StableAbi,
+        library::{__call_root_module_loader, AbiHeaderRef, CheckTypeLayout, LibHeader, RootModuleResult},
+        std_types::{ROption, RStr, RString},
+    },
 };
 
 use super::root;
 use crate::{
-    Backend, CallContext, DType, Error, Layout, Matrix, MatrixMut, Model, Options, QuantScheme, Result,
-    SchemeInfo, StoredTensor, Weights,
+    Backend, CallContext, CudaKernel, DType, Error, Layout, Matrix, MatrixMut, Model, Options, QuantScheme,
+    Result, SchemeInfo, StoredTensor, Weights,
     backend::{
         BackendInfo, Cache, DeviceInfo, Execution, ForwardOutput, LayerOutput, LoadRequest, LogitRows,
         Memory, ModelInfo, TokenBatch,
     },
+    cuda_kernel::{KernelSource, LaunchGeometry},
     host::Plugin,
     layout::Dense,
 };
@@ -46,6 +51,39 @@ impl QuantScheme for Copying {
         assert!(!self.panics, "on purpose, with {} threads", context.threads);
         buffers[0].copy_from_slice(source.data());
         Ok(())
+    }
+
+    fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        match layout.rows() {
+            2 => Ok(Some(kernel())),
+            3 => Ok(Some(CudaKernel {
+                name: "broken".to_owned(),
+                entries: BTreeMap::new(),
+                ..kernel()
+            })),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A kernel whose every field could be lost on the way.
+fn kernel() -> CudaKernel {
+    CudaKernel {
+        name: "copying".to_owned(),
+        source: KernelSource::CudaC(
+            "// \"quoted\" \\ \u{b5}\n\textern \"C\" __global__ void copy() {}".to_owned(),
+        ),
+        entries: BTreeMap::from([
+            (DType::F32, "copy".to_owned()),
+            (DType::BF16, "copy_bf16".to_owned()),
+        ]),
+        geometry: LaunchGeometry {
+            threads: 96,
+            tile_rows: 2,
+            tile_cols: 64,
+            shared_bytes: 128,
+        },
+        constants: vec![i64::MIN, 7],
     }
 }
 
@@ -84,8 +122,22 @@ impl Backend for Echo {
         })
     }
 
+    fn negotiate_with_kernel(
+        &self,
+        _device: &str,
+        _layout: &Layout,
+        compute: DType,
+        kernel: &CudaKernel,
+    ) -> Result<Execution> {
+        Ok(Execution::SchemeKernel {
+            kernel: format!("{kernel:?}"),
+            to: compute,
+        })
+    }
+
     fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {
         let tensor = request.weights.tensor(&request.weights.names()?[0])?;
+        assert_eq!(tensor.cuda_kernel()?, Some(kernel()));
         let mut first = vec![0.0; tensor.layout().cols()];
         tensor.dense().expect("a dense weight").read_row(0, &mut first)?;
         Ok(Box::new(EchoModel(first[0])))
@@ -161,6 +213,9 @@ impl StoredTensor for OneTensor {
     fn matmul(&self, _: Matrix<'_>, _: &mut MatrixMut<'_>, _: CallContext) -> Result<()> {
         Err(Error::Unsupported("not here".to_owned()))
     }
+    fn cuda_kernel(&self) -> Result<Option<CudaKernel>> {
+        Ok(Some(kernel()))
+    }
 }
 
 struct OneWeight;
@@ -222,6 +277,60 @@ fn a_scheme_fills_the_hosts_buffers() {
         .dequantize(&layout, &[&buffer], 1, &mut out, CallContext::single_threaded())
         .unwrap();
     assert_eq!(row, [5, 6, 7, 8]);
+}
+
+#[test]
+fn a_kernel_crosses_the_boundary_unchanged() {
+    let plugin = plugin();
+    let scheme = plugin.open_scheme("copy", &Options::none()).unwrap();
+    let layout = |rows| scheme.layout(rows, 2, DType::F32).unwrap();
+    assert_eq!(scheme.cuda_kernel(&layout(2)).unwrap(), Some(kernel()));
+    assert_eq!(scheme.cuda_kernel(&layout(1)).unwrap(), None);
+    let error = scheme.cuda_kernel(&layout(3)).unwrap_err();
+    assert!(
+        matches!(&error, Error::InvalidArgument(text) if text.contains("`broken`: it has no entry")),
+        "{error}"
+    );
+    let backend = plugin.open_backend("echo", &Options::none()).unwrap();
+    let execution = backend
+        .negotiate_with_kernel("cpu", &layout(2), DType::BF16, &kernel())
+        .unwrap();
+    assert_eq!(
+        execution,
+        Execution::SchemeKernel {
+            kernel: format!("{:?}", kernel()),
+            to: DType::BF16
+        }
+    );
+}
+
+#[test]
+fn a_table_of_another_type_is_left_alone() {
+    let scheme = super::scheme::export(Box::new(Copying { panics: false }));
+    let layout = Layout::Dense(Dense {
+        rows: 2,
+        cols: 2,
+        dtype: DType::F32,
+    });
+    let mistyped = |id| {
+        let extension = scheme.extension(id).into_option().unwrap();
+        ROption::RSome(Extension {
+            layout: <CudaKernelRunner_Ref as StableAbi>::LAYOUT,
+            ..extension
+        })
+    };
+    assert!(super::cuda_kernel::of(mistyped, &layout).unwrap().is_none());
+    assert!(
+        super::cuda_kernel::of(|id| scheme.extension(id), &layout)
+            .unwrap()
+            .is_some()
+    );
+    assert!(
+        scheme
+            .extension(RStr::from("qbench.unheard-of/1"))
+            .into_option()
+            .is_none()
+    );
 }
 
 #[test]

@@ -11,8 +11,14 @@ use qbench_abi::{
     },
 };
 
-use super::{convert, guard};
-use crate::{CallContext, Layout, Matrix, MatrixMut, Result, StoredTensor, Weights, error::from_abi};
+use super::{
+    convert,
+    cuda_kernel::{self, BringsKernel},
+    guard,
+};
+use crate::{
+    CallContext, CudaKernel, Layout, Matrix, MatrixMut, Result, StoredTensor, Weights, error::from_abi,
+};
 
 struct ExportedWeights(Arc<dyn Weights>);
 
@@ -36,7 +42,7 @@ impl WeightsAbi for ExportedWeights {
         })
     }
 
-    fn extension(&self, _id: RStr<'_>) -> ROption<Extension> {
+    fn extension(&self, _id: RStr<'_>) -> ROption<Extension<'_>> {
         RNone
     }
 }
@@ -80,8 +86,14 @@ impl TensorAbi for ExportedTensor {
         })
     }
 
-    fn extension(&self, _id: RStr<'_>) -> ROption<Extension> {
-        RNone
+    fn extension(&self, id: RStr<'_>) -> ROption<Extension<'_>> {
+        cuda_kernel::source(self, id)
+    }
+}
+
+impl BringsKernel for ExportedTensor {
+    fn kernel(&self, _layout: &Layout) -> Result<Option<CudaKernel>> {
+        self.tensor.cuda_kernel()
     }
 }
 
@@ -129,5 +141,9 @@ impl StoredTensor for ImportedTensor {
             convert::matrix_mut_to_abi(output),
             convert::context_to_abi(context),
         ))
+    }
+
+    fn cuda_kernel(&self) -> Result<Option<CudaKernel>> {
+        cuda_kernel::of(|id| self.tensor.extension(id), &self.layout)
     }
 }

@@ -1,9 +1,12 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use qbench_sdk::cuda_kernel::{KernelSource, LaunchGeometry};
 use qbench_sdk::layout::{BlockCodebook, Blocks, Dense, NibbleOrder, Scale};
 use qbench_sdk::{
-    CallContext, DType, Error, Layout, Matrix, MatrixMut, QuantScheme, Result, SchemeInfo, Weights,
+    CallContext, CudaKernel, DType, Error, Layout, Matrix, MatrixMut, QuantScheme, Result, SchemeInfo,
+    Weights,
 };
 use safetensors::Dtype;
 
@@ -59,6 +62,20 @@ impl QuantScheme for Sign {
             }
         }
         Ok(())
+    }
+    fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
+        Ok(Some(CudaKernel {
+            name: format!("sign {} x {}", layout.rows(), layout.cols()),
+            source: KernelSource::Ptx("//".to_owned()),
+            entries: BTreeMap::from([(DType::F32, "sign".to_owned())]),
+            geometry: LaunchGeometry {
+                threads: 32,
+                tile_rows: 1,
+                tile_cols: 32,
+                shared_bytes: 0,
+            },
+            constants: Vec::new(),
+        }))
     }
 }
 
@@ -131,6 +148,9 @@ fn the_policy_decides_what_the_scheme_stores() {
     let tensor = weights.tensor(LINEAR).unwrap();
     assert_eq!(tensor.buffer(0), [1, 1, 0, 1]);
     assert!(tensor.buffer(3).is_empty());
+    let kernel = tensor.cuda_kernel().unwrap().unwrap();
+    assert_eq!(kernel.name, "sign 2 x 2");
+    assert_eq!(weights.cuda_kernel(&layouts[0].0).unwrap(), Some(kernel));
     assert_eq!(tensor.buffer(0).as_ptr() as usize % 64, 0);
     let mut out = [0; 8];
     let mut row = MatrixMut::new(&mut out, 1, 2, DType::F32).unwrap();
@@ -142,6 +162,7 @@ fn the_policy_decides_what_the_scheme_stores() {
     let head = weights.tensor("lm_head.weight").unwrap();
     assert_eq!(head.buffer(0), f32s(&[3.0, 5.0]));
     assert_eq!(head.dense_dtype(), Some(DType::F32));
+    assert_eq!(head.cuda_kernel().unwrap(), None);
     let mut row = MatrixMut::new(&mut out, 1, 2, DType::F32).unwrap();
     head.dequantize(0, &mut row, CallContext::single_threaded())
         .unwrap();
