@@ -30,6 +30,7 @@ fn record(mode: &str, repeat: usize, milliseconds: f64) -> Record {
         plugins: Vec::new(),
         execution: Vec::new(),
         warnings: Vec::new(),
+        violations: Vec::new(),
         performance: Some(Performance {
             batch_seconds: vec![milliseconds / 1e3; 3],
             sequences: 12,

@@ -277,7 +277,7 @@ fn directories_without_usable_results_are_errors_and_write_nothing() {
     fs::write(directory.path().join("benchmark_1.csv"), text).unwrap();
     let error = run(directory.path()).to_string();
     assert!(
-        error.contains("all 2 cells failed; the first: 8bit: crashed: signal 11"),
+        error.contains("all 2 cells failed or are invalid; the first: 8bit: crashed: signal 11"),
         "{error}"
     );
 
@@ -288,6 +288,37 @@ fn directories_without_usable_results_are_errors_and_write_nothing() {
         "{error}"
     );
     assert!(!output.exists());
+}
+
+#[test]
+fn an_invalid_row_is_in_the_report_and_in_no_mean() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "quantization,batch_size,tokens_per_s,status,reason\nstandard,4,10,ok,\n8bit,4,30,ok,\n\
+                8bit,4,9000,invalid,non_finite_outputs: 3 of 8\n4bit_nf4,4,9000,invalid,held_bytes: twice\n";
+    fs::write(directory.path().join("benchmark_1.csv"), text).unwrap();
+    let output = directory.path().join("analysis");
+    let summary = analyze(directory.path(), &output, AnalysisOptions::default()).unwrap();
+    assert_eq!(summary.faulty_modes, ["4bit_nf4", "8bit"]);
+    let line = |mode: &str| {
+        let found = summary
+            .overview
+            .lines()
+            .find(|line| line.trim_start().starts_with(mode));
+        found.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert!(
+        line("8bit").starts_with("8bit 30.00 3.00x "),
+        "{}",
+        summary.overview
+    );
+    assert!(line("8bit").ends_with(" 1 invalid"), "{}", summary.overview);
+    assert!(line("4bit_nf4").starts_with("4bit_nf4 - - ") && line("4bit_nf4").ends_with(" 1 invalid"));
+    assert_values(
+        &output.join("quant_summary.csv"),
+        &[("8bit", "tokens_per_s_mean", 30.0)],
+    );
+    let report = fs::read_to_string(output.join("performance_report.txt")).unwrap();
+    assert!(report.contains("invalid: held_bytes: twice"), "{report}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is said where: the product on standard output, everything else on standard error.
 
 use std::{
-    io::{ErrorKind, Write, stderr, stdout},
+    io::{ErrorKind, IsTerminal, Write, stderr, stdout},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -38,6 +38,15 @@ pub fn finish() -> Result<()> {
 /// Writes a line beside the product.
 pub fn note(text: &str) {
     let _ = writeln!(stderr(), "{text}");
+}
+
+/// `text`, in red where `stream` is a terminal and the user has not asked for no colours (`NO_COLOR`).
+pub fn red(text: &str, stream: &impl IsTerminal) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain || !stream.is_terminal() {
+        return text.to_owned();
+    }
+    format!("\u{1b}[31m{text}\u{1b}[0m")
 }
 
 /// Writes the product as JSON.

@@ -1,13 +1,13 @@
 //! Everything that a results directory holds, read once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::AnalysisError;
 use crate::results::{
-    BenchmarkRow, CellKind, QUALITY_FILE, QualityRow, Record, ResultsError, quality_rows, read_benchmarks,
-    read_journal, read_quality,
+    BenchmarkRow, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, quality_rows,
+    read_benchmarks, read_journal, read_quality,
 };
 
 /// The contents of a results directory.
@@ -86,6 +86,30 @@ impl Inputs {
             self.sources.push(path);
         }
         Ok(())
+    }
+
+    /// Modes with cells that failed or are invalid, each with the number of such cells by status.
+    pub fn faulty(&self) -> BTreeMap<String, BTreeMap<String, usize>> {
+        let performance = self
+            .rows
+            .iter()
+            .filter(|row| !row.is_ok())
+            .map(|row| (&row.quantization, &row.status));
+        // A quality cell has one row of the logits among its rows.
+        let quality = self
+            .quality
+            .iter()
+            .filter(|row| !row.is_ok() && row.layer == LOGITS_LAYER)
+            .map(|row| (&row.quantization_mode, &row.status));
+        let mut faulty: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for (mode, status) in performance.chain(quality) {
+            *faulty
+                .entry(mode.clone())
+                .or_default()
+                .entry(status.clone())
+                .or_default() += 1;
+        }
+        faulty
     }
 
     fn check(&self, results_dir: &Path) -> Result<(), AnalysisError> {

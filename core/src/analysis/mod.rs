@@ -78,7 +78,7 @@ pub enum AnalysisError {
         directory: PathBuf,
     },
     /// No cell has numbers.
-    #[error("nothing to analyse in {}: all {failed} cells failed; the first: {first}", directory.display())]
+    #[error("nothing to analyse in {}: all {failed} cells failed or are invalid; the first: {first}", directory.display())]
     NothingSucceeded {
         /// The results directory.
         directory: PathBuf,
@@ -119,6 +119,8 @@ pub struct AnalysisSummary {
     pub warnings: Vec<String>,
     /// The main numbers by mode, an aligned table of text for the terminal.
     pub overview: String,
+    /// Modes with cells that failed or are invalid.
+    pub faulty_modes: Vec<String>,
 }
 
 /// Reads `results_dir` and writes tables, figures and `performance_report.txt` into `output_dir`, which is made when
@@ -172,6 +174,7 @@ pub fn analyze(
     files.push(report_path);
     let overview = report::overview(&inputs);
     Ok(AnalysisSummary {
+        faulty_modes: inputs.faulty().into_keys().collect(),
         files,
         warnings: inputs.warnings,
         overview,

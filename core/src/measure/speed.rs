@@ -17,6 +17,10 @@ pub struct Timing {
     pub batch_seconds: Vec<f64>,
     /// Joules that the meter counted from the first batch's start to the last one's end.
     pub joules: Option<f64>,
+    /// Pooled values that the batches wrote, those that warmed up among them.
+    pub outputs: u64,
+    /// Those of them that are NaN or infinite.
+    pub non_finite_outputs: u64,
 }
 
 /// Runs `warmup` batches untimed, then every batch once, timed.
@@ -37,6 +41,7 @@ pub fn time_batches(
 ) -> Result<Timing> {
     let largest = batches.iter().map(|batch| batch.batch).max().unwrap_or_default();
     let (mut last, mut second_last) = (vec![0.0; largest * hidden], vec![0.0; largest * hidden]);
+    let (mut outputs, mut non_finite_outputs) = (0, 0);
     let mut pass = |model: &mut dyn Model, batch: &Batch| {
         let size = batch.batch * hidden;
         let mut output = ForwardOutput {
@@ -62,7 +67,12 @@ pub fn time_batches(
         let start = Instant::now();
         model.forward(tokens, &mut output)?;
         model.synchronize()?;
-        Ok(start.elapsed().as_secs_f64())
+        let seconds = start.elapsed().as_secs_f64();
+        for value in last[..size].iter().chain(&second_last[..size]) {
+            outputs += 1;
+            non_finite_outputs += u64::from(!value.is_finite());
+        }
+        Ok(seconds)
     };
     for batch in batches.iter().cycle().take(warmup) {
         pass(model, batch)?;
@@ -81,5 +91,7 @@ pub fn time_batches(
     Ok(Timing {
         batch_seconds,
         joules,
+        outputs,
+        non_finite_outputs,
     })
 }

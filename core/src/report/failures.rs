@@ -1,4 +1,4 @@
-//! The cells that have no numbers, and why.
+//! The cells that have no numbers, or none to be believed, and why.
 
 use super::format::bullets;
 use crate::analysis::Inputs;

@@ -8,6 +8,7 @@ mod quality;
 mod setting;
 pub(crate) mod text_table;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::analysis::{Inputs, QualityRows, STANDARD, group_by_mode, ordered_modes};
@@ -16,12 +17,15 @@ use crate::statistics::Summary;
 use format::{bullets, close_to_one, number};
 use text_table::TextTable;
 
-/// The main numbers by mode: speed, latency, memory, energy, and what the mode does to the model.
+/// The main numbers by mode: speed, latency, memory, energy, and what the mode does to the model. Where cells failed or
+/// are invalid, how many; numbers are means over the others.
 pub fn overview(inputs: &Inputs) -> String {
     let quality = QualityRows::new(&inputs.quality);
     let groups = group_by_mode(&inputs.rows);
-    let modes = ordered_modes(groups.iter().map(|group| group.mode).chain(quality.modes()));
-    let mut table = TextTable::new([
+    let faulty = inputs.faulty();
+    let named = groups.iter().map(|group| group.mode).chain(quality.modes());
+    let modes = ordered_modes(named.chain(faulty.keys().map(String::as_str)));
+    let mut header = vec![
         "mode",
         "tokens/s",
         "vs standard",
@@ -32,7 +36,11 @@ pub fn overview(inputs: &Inputs) -> String {
         "token KL",
         "perplexity",
         "cosine (last)",
-    ]);
+    ];
+    if !faulty.is_empty() {
+        header.push("cells not ok");
+    }
+    let mut table = TextTable::new(header);
     let mean = |mode: &str, column: fn(&BenchmarkRow) -> Option<f64>| {
         let group = groups.iter().find(|group| group.mode == mode)?;
         Summary::of(&group.values(column)).map(|summary| summary.mean)
@@ -44,7 +52,7 @@ pub fn overview(inputs: &Inputs) -> String {
     for mode in modes {
         let rate = mean(mode, |row| row.tokens_per_s);
         let ratio = rate.zip(standard).map(|(rate, standard)| rate / standard);
-        table.push(vec![
+        let mut line = vec![
             mode.to_owned(),
             number(rate),
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x")),
@@ -55,9 +63,22 @@ pub fn overview(inputs: &Inputs) -> String {
             number(quality_mean(mode, LOGITS_LAYER, |row| row.token_kl_mean)),
             number(quality_mean(mode, LOGITS_LAYER, |row| row.perplexity)),
             close_to_one(quality_mean(mode, "last", |row| row.cosine_similarity)),
-        ]);
+        ];
+        if !faulty.is_empty() {
+            line.push(faulty.get(mode).map_or_else(|| "-".to_owned(), counted));
+        }
+        table.push(line);
     }
     table.render()
+}
+
+/// Numbers of cells by status: `1 crashed, 2 invalid`.
+fn counted(statuses: &BTreeMap<String, usize>) -> String {
+    let parts: Vec<String> = statuses
+        .iter()
+        .map(|(status, count)| format!("{count} {status}"))
+        .collect();
+    parts.join(", ")
 }
 
 /// The whole report. `files` are the tables and figures written beside it.
@@ -100,7 +121,7 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
         &quality::empty_quality(&inputs.quality),
     );
     section("How the weights were executed", &performance::execution(&groups));
-    section("Failed cells", &failures::failures(inputs));
+    section("Cells that failed or are invalid", &failures::failures(inputs));
     section("Warnings", &bullets(inputs.warnings.iter().map(String::as_str)));
     let names = files
         .iter()

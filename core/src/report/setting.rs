@@ -64,7 +64,7 @@ pub(super) fn setting(inputs: &Inputs, results_dir: &Path) -> String {
     let ok = inputs.rows.iter().filter(|row| row.is_ok()).count();
     table.push((
         "rows",
-        format!("{} measured, {} failed", ok, inputs.rows.len() - ok),
+        format!("{} measured, {} failed or invalid", ok, inputs.rows.len() - ok),
     ));
     table.retain(|(_, value)| !value.is_empty());
     let lines: Vec<String> = table

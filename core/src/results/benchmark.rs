@@ -107,7 +107,7 @@ pub struct BenchmarkRow {
 }
 
 impl BenchmarkRow {
-    /// Whether the row has numbers.
+    /// Whether the row has numbers that can be believed.
     pub fn is_ok(&self) -> bool {
         self.status.is_empty() || self.status == Status::Ok.as_str()
     }
@@ -143,7 +143,8 @@ impl BenchmarkRow {
             execution: describe_execution(&record.execution),
             ..Self::default()
         };
-        if let (Status::Ok, Some(performance)) = (record.status, &record.performance) {
+        // The numbers of an invalid cell are shown, beside the reason not to believe them.
+        if let (Status::Ok | Status::Invalid, Some(performance)) = (record.status, &record.performance) {
             row.fill(performance);
         }
         Some(row)

@@ -227,7 +227,7 @@ fn usable(record: &Record) -> Option<&Quality> {
     record
         .quality
         .as_ref()
-        .filter(|quality| record.status == Status::Ok && quality.reason.is_empty())
+        .filter(|quality| matches!(record.status, Status::Ok | Status::Invalid) && quality.reason.is_empty())
 }
 
 /// The rows of `quality_metrics.csv` for the quality records among `records`.

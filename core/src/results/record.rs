@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::invariants::Violation;
+
 /// Id of this record format, written into every line.
 pub const RECORD_SCHEMA: &str = "qbench.record/1";
 
@@ -25,6 +27,8 @@ pub enum Status {
     TimedOut,
     /// The worker ran out of memory.
     OutOfMemory,
+    /// The cell has its numbers, and they are not to be believed: see [`Record::violations`].
+    Invalid,
 }
 
 impl Status {
@@ -37,6 +41,7 @@ impl Status {
             Self::NoResult => "no_result",
             Self::TimedOut => "timed_out",
             Self::OutOfMemory => "out_of_memory",
+            Self::Invalid => "invalid",
         }
     }
 }
@@ -95,6 +100,9 @@ pub struct Record {
     /// Doubts about the numbers, printed once and kept.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What must hold whatever is measured, and did not; any makes the cell [`Status::Invalid`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<Violation>,
     /// The numbers of a performance cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,

@@ -17,6 +17,7 @@ pub(crate) fn performance_record(mode: &str, repeat: usize) -> Record {
             execution: "native: gemm".to_owned(),
         }],
         warnings: Vec::new(),
+        violations: Vec::new(),
         performance: Some(Performance {
             batch_seconds: vec![2.0, 3.0],
             warmup_batches: 1,

@@ -1,6 +1,6 @@
 //! `qbench analyze`.
 
-use std::process::ExitCode;
+use std::{io::stdout, process::ExitCode};
 
 use anyhow::Result;
 use qbench_core::analysis::{AnalysisOptions, AnalysisSummary, analyze as analyze_results};
@@ -39,9 +39,16 @@ pub(super) fn analyze(arguments: &AnalyzeArgs, output: &OutputArgs) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-/// The main numbers on standard output, doubts on standard error.
+/// The main numbers on standard output, modes with cells that failed or are invalid in red; doubts on standard error.
 pub(super) fn print_summary(summary: &AnalysisSummary, output: &OutputArgs) {
-    printer::out(summary.overview.trim_end());
+    for line in summary.overview.lines() {
+        let mode = line.trim_start().split("  ").next().unwrap_or_default();
+        if summary.faulty_modes.iter().any(|faulty| faulty == mode) {
+            printer::out(&printer::red(line, &stdout()));
+        } else {
+            printer::out(line);
+        }
+    }
     if !output.quiet {
         for warning in &summary.warnings {
             printer::note(&format!("warning: {warning}"));

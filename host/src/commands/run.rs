@@ -131,7 +131,7 @@ fn report(session: &Session<'_>, output: &OutputArgs) -> Result<ExitCode> {
     }
     let first = session.records.iter().find(|record| record.status != Status::Ok);
     printer::note(&format!(
-        "{} of {} cells failed; the first: {}; all reasons are in {}",
+        "{} of {} cells failed or are invalid; the first: {}; all reasons are in {}",
         session.failed,
         session.records.len(),
         first.map_or_else(String::new, |record| format!(

@@ -3,12 +3,15 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use qbench_core::results::{Cell, CellKind, PluginUse, Quality, RECORD_SCHEMA, Record, Status};
+use qbench_core::{
+    invariants,
+    results::{Cell, CellKind, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
+};
 
 use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
 use crate::{
     child::{self, ChildFailure, Limits, Verb},
-    interrupt,
+    interrupt, printer,
     worker::{CellJob, CellOutcome},
 };
 
@@ -19,7 +22,7 @@ pub struct Session<'a> {
     schedule: Schedule,
     progress: Progress,
     force: bool,
-    /// Cells that have no numbers.
+    /// Cells that have no numbers, or none to be believed.
     pub failed: usize,
     /// The cells of this run so far, those of an earlier run that were kept among them.
     pub records: Vec<Record>,
@@ -186,6 +189,12 @@ impl<'a> Session<'a> {
                 record.warnings = outcome.warnings;
                 record.performance = outcome.performance;
                 record.quality = outcome.quality;
+                if !outcome.violations.is_empty() {
+                    record.status = Status::Invalid;
+                    record.reason = invariants::describe(&outcome.violations);
+                    record.violations = outcome.violations;
+                    self.failed += 1;
+                }
             }
             Err(failure) => {
                 record.status = failure.status;
@@ -197,8 +206,11 @@ impl<'a> Session<'a> {
             }
         }
         self.outdir.keep(&record)?;
-        self.progress
-            .finish(&format!("{}: {}", describe(cell), outcome_text(&record)));
+        let line = format!("{}: {}", describe(cell), outcome_text(&record));
+        self.progress.finish(&match record.status {
+            Status::Ok => line,
+            _ => printer::red(&line, &std::io::stderr()),
+        });
         self.say_how_many_were_cut(&record);
         self.records.push(record);
         Ok(())
@@ -229,6 +241,7 @@ fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {
         plugins,
         execution: Vec::new(),
         warnings: Vec::new(),
+        violations: Vec::new(),
         performance: None,
         quality: None,
     }

@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 
 use qbench_core::{
     data::{DataError, Dataset},
+    invariants::Violation,
     results::{LayerExecution, Performance, Quality},
 };
 use qbench_sdk::DType;
@@ -79,6 +80,8 @@ pub enum Task {
 pub struct CellOutcome {
     pub execution: Vec<LayerExecution>,
     pub warnings: Vec<String>,
+    /// What must hold and did not: the cell is invalid.
+    pub violations: Vec<Violation>,
     pub performance: Option<Performance>,
     pub quality: Option<Quality>,
 }

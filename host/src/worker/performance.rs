@@ -4,6 +4,7 @@ use std::{num::NonZeroUsize, time::Instant};
 
 use anyhow::Result;
 use qbench_core::{
+    invariants::finite_outputs,
     measure::{
         energy::EnergyMeter,
         flops::{
@@ -70,8 +71,12 @@ pub(super) fn run(
         threads: job.threads,
         ..describe(&prepared, &batches, &loaded, job)
     };
+    let violations = finite_outputs(timing.non_finite_outputs, timing.outputs)
+        .into_iter()
+        .collect();
     Ok(CellOutcome {
         execution: loaded.execution,
+        violations,
         performance: Some(performance),
         ..CellOutcome::default()
     })

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use qbench_core::{
+    invariants::finite_quality,
     quality::{LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, TokenAccumulator},
     results::Quality,
     workload::TokenisedSequence,
@@ -80,6 +81,7 @@ pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
         quality.distributions.extend(report.distributions);
         outcome.warnings.extend(report.warnings);
     }
+    outcome.violations.extend(finite_quality(&quality));
     outcome.quality = Some(quality);
     Ok(outcome)
 }

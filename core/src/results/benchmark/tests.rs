@@ -116,6 +116,16 @@ fn rows_survive_writing_and_reading_failed_ones_without_numbers() {
 }
 
 #[test]
+fn an_invalid_row_keeps_its_numbers_and_is_not_ok() {
+    let mut record = performance_record("8bit", 0);
+    record.status = Status::Invalid;
+    record.reason = "non_finite_outputs: 1 of 2".to_owned();
+    let row = BenchmarkRow::from_record(&record).unwrap();
+    assert_eq!((row.tokens_per_s, row.status.as_str()), (Some(200.0), "invalid"));
+    assert!(!row.is_ok());
+}
+
+#[test]
 fn an_older_table_of_ours_goes_and_one_of_the_original_stays() {
     let directory = tempfile::tempdir().unwrap();
     let original = "model,quantization,batch_size,tokens_per_s\nm,8bit,1,2.0\n";
