@@ -9,7 +9,6 @@ mod distribution;
 mod error;
 mod histogram;
 mod layers;
-mod logits;
 mod reference;
 mod tokens;
 
@@ -19,4 +18,4 @@ mod test_values;
 pub use error::QualityError;
 pub use layers::{LayerAccumulator, LayerReport};
 pub use reference::{REFERENCE_LAYERS, Reference, ReferenceError, ReferenceWriter};
-pub use tokens::{TokenAccumulator, TokenReport};
+pub use tokens::{Compared, Prediction, SequencePair, TokenAccumulator, TokenComparison, TokenReport};

@@ -5,11 +5,15 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use qbench_core::{
     invariants::finite_quality,
-    quality::{LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, TokenAccumulator},
+    quality::{
+        LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, SequencePair, TokenAccumulator,
+        TokenComparison,
+    },
     results::Quality,
     workload::TokenisedSequence,
 };
 use qbench_sdk::backend::{Cache, ForwardOutput, LayerOutput, LogitRows, TokenBatch};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
 use super::{
     CellJob, CellOutcome,
@@ -19,6 +23,9 @@ use super::{
 
 /// One unpadded sequence a call: LLM.int8's outlier columns depend on what shares a call.
 const QUALITY_BATCH_SIZE: usize = 1;
+
+/// Positions that a thread compares at a time: some milliseconds of work.
+const POSITIONS_A_TASK: usize = 64;
 
 /// Runs the reference over all sequences and writes its outputs into `directory`.
 pub(super) fn make_reference(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
@@ -48,16 +55,18 @@ pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
     let reference = Reference::open(directory, vocabulary, hidden, &lengths)?;
 
+    let pool = ThreadPoolBuilder::new().num_threads(job.threads).build()?;
     let mut tokens = TokenAccumulator::new(vocabulary);
     let mut layers = REFERENCE_LAYERS.map(LayerAccumulator::new);
     for (index, sequence) in sequences.iter().enumerate() {
         let outputs = outputs(&mut loaded, sequence)?;
-        tokens.add(
+        let pair = SequencePair::new(
             reference.logits(index),
             &outputs.logits,
             &sequence.ids,
-            sequence.bases,
+            vocabulary,
         )?;
+        tokens.add(&compare_in_parallel(pair, &pool), sequence.bases);
         for (layer, accumulator) in layers.iter_mut().enumerate() {
             accumulator.add(reference.pooled(index, layer), &outputs.pooled[layer])?;
         }
@@ -84,6 +93,17 @@ pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
     outcome.violations.extend(finite_quality(&quality));
     outcome.quality = Some(quality);
     Ok(outcome)
+}
+
+/// All positions of a sequence, compared by the threads of `pool`: the same numbers for any number of them.
+fn compare_in_parallel(pair: SequencePair<'_>, pool: &ThreadPool) -> Vec<TokenComparison> {
+    let starts = (0..pair.positions()).into_par_iter().step_by(POSITIONS_A_TASK);
+    let compared = pool.install(|| {
+        starts
+            .map(|start| pair.compare(start..pair.positions().min(start + POSITIONS_A_TASK)))
+            .collect::<Vec<_>>()
+    });
+    compared.concat()
 }
 
 struct Outputs {

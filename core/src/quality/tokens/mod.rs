@@ -1,6 +1,12 @@
+//! The next-token distributions of a mode against the reference's.
+
+mod pair;
+mod position;
+
+pub use pair::{Compared, Prediction, SequencePair, TokenComparison};
+
 use super::checks::{self, Positions};
-use super::logits::{Position, compare};
-use super::{QualityError, distribution};
+use super::distribution;
 use crate::results::TokenQuality;
 
 /// Compares the next-token distributions of a mode with the reference's, pooled over all positions of all sequences.
@@ -48,63 +54,24 @@ impl TokenAccumulator {
         }
     }
 
-    /// Takes one sequence without its padding: logits `[tokens, vocabulary]` of both sides, the token ids, and the
-    /// number of bases that the tokens stand for.
-    ///
-    /// # Errors
-    /// The shapes do not fit, or an id is beyond the vocabulary; nothing is taken then.
-    pub fn add(
-        &mut self,
-        reference: &[f32],
-        mode: &[f32],
-        ids: &[u32],
-        bases: usize,
-    ) -> Result<(), QualityError> {
-        let vocabulary = self.vocabulary;
-        for (side, logits) in [("reference", reference), ("mode", mode)] {
-            if logits.len() != ids.len() * vocabulary {
-                let (found, tokens) = (logits.len(), ids.len());
-                return Err(QualityError::LogitsShape {
-                    side,
-                    found,
-                    tokens,
-                    vocabulary,
-                });
-            }
-        }
-        if let Some(position) = ids.iter().position(|&id| id as usize >= vocabulary) {
-            return Err(QualityError::UnknownToken {
-                id: ids[position],
-                position,
-                vocabulary,
-            });
-        }
+    /// Takes the positions of one sequence, in order, and the number of bases that its tokens stand for.
+    pub fn add(&mut self, positions: &[TokenComparison], bases: usize) {
         self.bases += bases as u64;
-        let next = ids.iter().skip(1).map(|&id| Some(id as usize)).chain([None]);
-        // A vocabulary of 0 admits no token, so that there is nothing to go through.
-        let row = vocabulary.max(1);
-        for ((reference, mode), next) in reference.chunks_exact(row).zip(mode.chunks_exact(row)).zip(next) {
-            let non_finite = count_non_finite(reference) + count_non_finite(mode);
-            if non_finite > 0 {
-                self.non_finite += non_finite;
+        for position in positions {
+            self.non_finite += u64::from(position.non_finite);
+            let Some(compared) = position.compared else {
                 self.excluded += 1;
                 continue;
-            }
-            let position = compare(reference, mode);
-            self.kl.push(position.kl);
-            self.same_top += u64::from(position.reference.top == position.mode.top);
-            if let Some(token) = next {
-                self.add_prediction(&position, token, reference[token], mode[token]);
+            };
+            self.kl.push(compared.kl);
+            self.same_top += u64::from(compared.same_top1);
+            if let Some(prediction) = compared.prediction {
+                self.predicted += 1;
+                self.correct += u64::from(prediction.correct);
+                self.nll += prediction.nll;
+                self.reference_nll += prediction.reference_nll;
             }
         }
-        Ok(())
-    }
-
-    fn add_prediction(&mut self, position: &Position, token: usize, reference: f32, mode: f32) {
-        self.predicted += 1;
-        self.correct += u64::from(position.mode.top == token);
-        self.nll += position.mode.nll(mode);
-        self.reference_nll += position.reference.nll(reference);
     }
 
     /// The numbers over everything taken so far. Without any position, prediction or base the numbers that need one
@@ -139,25 +106,25 @@ impl TokenAccumulator {
     }
 }
 
-fn count_non_finite(row: &[f32]) -> u64 {
-    row.iter().map(|logit| u64::from(!logit.is_finite())).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quality::QualityError;
     use crate::quality::test_values::{LOGITS_VOCABULARY, assert_close, logits};
 
     const TOKENS: [u32; 5] = [5, 1, 4, 2, 3];
+
+    fn add(accumulator: &mut TokenAccumulator, reference: &[f32], mode: &[f32], ids: &[u32], bases: usize) {
+        let pair = SequencePair::new(reference, mode, ids, accumulator.vocabulary).unwrap();
+        accumulator.add(&pair.compare(0..pair.positions()), bases);
+    }
 
     #[test]
     fn two_sequences_give_scipys_numbers() {
         let mut accumulator = TokenAccumulator::new(LOGITS_VOCABULARY);
         for (sequence, tokens, bases) in [(0, 5, 12), (1, 3, 7)] {
             let (reference, mode) = logits(sequence, tokens);
-            accumulator
-                .add(&reference, &mode, &TOKENS[..tokens], bases)
-                .unwrap();
+            add(&mut accumulator, &reference, &mode, &TOKENS[..tokens], bases);
         }
         let report = accumulator.finish();
         assert_eq!(report.warnings, Vec::<String>::new());
@@ -179,7 +146,7 @@ mod tests {
     #[test]
     fn the_last_position_counts_for_kl_only() {
         let mut accumulator = TokenAccumulator::new(2);
-        accumulator.add(&[0.0, 0.0], &[0.0, 2.0], &[1], 5).unwrap();
+        add(&mut accumulator, &[0.0, 0.0], &[0.0, 2.0], &[1], 5);
         let report = accumulator.finish();
         assert_close(report.quality.kl_mean, 1.0_f64.cosh().ln());
         assert_eq!(report.quality.same_top1, 0.0);
@@ -191,9 +158,7 @@ mod tests {
     #[test]
     fn a_uniform_model_by_hand() {
         let mut accumulator = TokenAccumulator::new(4);
-        accumulator
-            .add(&[7.0; 16], &[-1.0; 16], &[0, 0, 3, 0], 6)
-            .unwrap();
+        add(&mut accumulator, &[7.0; 16], &[-1.0; 16], &[0, 0, 3, 0], 6);
         let quality = accumulator.finish().quality;
         assert_close(quality.perplexity, 4.0);
         assert_close(quality.reference_perplexity, 4.0);
@@ -210,7 +175,7 @@ mod tests {
         reference[2] = f32::NAN;
         mode[2] = f32::INFINITY;
         mode[3] = f32::NEG_INFINITY;
-        accumulator.add(&reference, &mode, &[0, 1, 0], 3).unwrap();
+        add(&mut accumulator, &reference, &mode, &[0, 1, 0], 3);
         let report = accumulator.finish();
         assert_eq!(report.quality.non_finite, 3);
         assert_close(report.quality.kl_mean, 1.0_f64.cosh().ln() / 2.0);
@@ -222,7 +187,7 @@ mod tests {
         );
 
         let mut accumulator = TokenAccumulator::new(2);
-        accumulator.add(&[0.0; 4], &[f32::NAN; 4], &[0, 1], 3).unwrap();
+        add(&mut accumulator, &[0.0; 4], &[f32::NAN; 4], &[0, 1], 3);
         let report = accumulator.finish();
         assert!(report.quality.kl_mean.is_nan() && report.quality.kl_max.is_nan());
         assert!(report.quality.same_top1.is_nan() && report.quality.perplexity.is_nan());
@@ -230,13 +195,12 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_refused() {
-        let mut accumulator = TokenAccumulator::new(2);
-        let error = accumulator.add(&[0.0; 4], &[0.0; 3], &[0, 1], 1).unwrap_err();
+        let error = SequencePair::new(&[0.0; 4], &[0.0; 3], &[0, 1], 2).unwrap_err();
         assert_eq!(
             error.to_string(),
             "mode logits: 3 values for 2 tokens and a vocabulary of 2; expected 4"
         );
-        let error = accumulator.add(&[0.0; 4], &[0.0; 4], &[0, 2], 1).unwrap_err();
+        let error = SequencePair::new(&[0.0; 4], &[0.0; 4], &[0, 2], 2).unwrap_err();
         assert_eq!(
             error,
             QualityError::UnknownToken {
