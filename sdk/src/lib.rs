@@ -3,6 +3,7 @@
 pub mod backend;
 mod bridge;
 mod buffer;
+pub mod conformance;
 pub mod cuda_kernel;
 mod dtype;
 mod error;

@@ -37,7 +37,7 @@ fn guard<T>(body: impl FnOnce() -> Result<T>) -> AbiResult<T> {
 }
 
 /// What a panic said. Any other payload is leaked: to drop it could panic anew, outside of the guard.
-fn message(payload: Box<dyn Any + Send>) -> String {
+pub(crate) fn message(payload: Box<dyn Any + Send>) -> String {
     match payload.downcast::<String>() {
         Ok(text) => *text,
         Err(payload) => payload.downcast::<&str>().map_or_else(
