@@ -5,6 +5,7 @@
 //! NaN where all values are equal.
 
 use crate::results::DistributionStatistics;
+use crate::statistics::quantile_of_sorted;
 
 /// scipy takes values as equal when their variance is below the square of this times their mean.
 const RELATIVE_RESOLUTION: f64 = 1e-15;
@@ -18,6 +19,7 @@ pub(super) fn statistics(layer: &str, kind: &str, values: &[f32]) -> Distributio
     let moment = |order| sorted.iter().map(|value| (value - mean).powi(order)).sum::<f64>() / count;
     let variance = moment(2);
     let varies = variance > (RELATIVE_RESOLUTION * mean).powi(2);
+    let quantile = |share| quantile_of_sorted(&sorted, share).unwrap_or(f64::NAN);
     let where_it_varies = |value| if varies { value } else { f64::NAN };
     DistributionStatistics {
         layer: layer.to_owned(),
@@ -26,28 +28,11 @@ pub(super) fn statistics(layer: &str, kind: &str, values: &[f32]) -> Distributio
         std: variance.sqrt(),
         min: sorted.first().copied().unwrap_or(f64::NAN),
         max: sorted.last().copied().unwrap_or(f64::NAN),
-        median: quantile(&sorted, 0.5),
-        q25: quantile(&sorted, 0.25),
-        q75: quantile(&sorted, 0.75),
+        median: quantile(0.5),
+        q25: quantile(0.25),
+        q75: quantile(0.75),
         skewness: where_it_varies(moment(3) / variance.powf(1.5)),
         kurtosis: where_it_varies(moment(4) / variance.powi(2) - 3.0),
-    }
-}
-
-/// The linear quantile of ascending values, `share` from 0 to 1; NaN when there are none.
-pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return f64::NAN;
-    };
-    let position = share * last as f64;
-    let below = position.floor() as usize;
-    let (low, high) = (sorted[below], sorted[(below + 1).min(last)]);
-    let fraction = position - below as f64;
-    // From the nearer end, as numpy does: the result stays between its neighbours.
-    if fraction < 0.5 {
-        low + (high - low) * fraction
-    } else {
-        high - (high - low) * (1.0 - fraction)
     }
 }
 
@@ -55,23 +40,6 @@ pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
 mod tests {
     use super::*;
     use crate::quality::test_values::{assert_close, pooled};
-
-    #[test]
-    fn quantiles_by_hand() {
-        let sorted = [1.0, 2.0, 4.0, 8.0];
-        for (share, expected) in [
-            (0.0, 1.0),
-            (0.25, 1.75),
-            (0.5, 3.0),
-            (0.75, 5.0),
-            (0.99, 7.88),
-            (1.0, 8.0),
-        ] {
-            assert_close(quantile(&sorted, share), expected);
-        }
-        assert_eq!(quantile(&[5.0], 0.99), 5.0);
-        assert!(quantile(&[], 0.5).is_nan());
-    }
 
     /// 0, 0, 0, 4: mean 1, m₂ = 3, m₃ = 6, m₄ = 21.
     #[test]

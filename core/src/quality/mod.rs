@@ -18,4 +18,7 @@ mod test_values;
 pub use error::QualityError;
 pub use layers::{LayerAccumulator, LayerReport};
 pub use reference::{REFERENCE_LAYERS, Reference, ReferenceError, ReferenceWriter};
-pub use tokens::{Compared, Prediction, SequencePair, TokenAccumulator, TokenComparison, TokenReport};
+pub use tokens::{
+    Compared, Prediction, SequenceInfo, SequencePair, SlidingNll, TokenAccumulator, TokenComparison,
+    TokenReport, Window, gc_share, windows,
+};

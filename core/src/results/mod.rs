@@ -10,9 +10,12 @@ mod files;
 mod journal;
 mod number;
 mod quality;
+mod quality_parts;
 mod record;
 #[cfg(test)]
 pub(crate) mod test_records;
+mod token_columns;
+mod token_quality;
 
 pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
 pub use error::ResultsError;
@@ -22,4 +25,8 @@ pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,
     quality_rows, read_distributions, read_quality, write_quality_tables,
 };
+pub use quality_parts::{GROUP_FILE, GroupRow, SEQUENCE_FILE, SequenceRow, group_rows, sequence_rows};
 pub use record::*;
+pub use token_quality::{
+    Distribution, Estimate, SequenceQuality, SlidingPerplexity, TokenGroup, TokenQuality,
+};

@@ -1,4 +1,4 @@
-//! The quality tables: `quality_metrics.csv` and `distribution_statistics.csv`.
+//! The quality tables: `quality_metrics.csv`, `distribution_statistics.csv`, and those of the module `quality_parts`.
 //!
 //! A quality cell gives three rows of metrics: the layers `last` and `second_last` hold the metrics of the pooled
 //! embeddings, `logits` those of the next-token distribution; the fields of the other kind are empty. A cell that
@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::csv_table::{read_table, write_table};
+use super::quality_parts::{GROUP_FILE, SEQUENCE_FILE, group_rows, sequence_rows};
+use super::token_columns::TokenColumns;
 use super::{
     Cell, CellKind, DistributionStatistics, LayerQuality, Quality, Record, ResultsError, Status, TokenQuality,
 };
@@ -23,7 +25,7 @@ pub const LOGITS_LAYER: &str = "logits";
 const POOLED_LAYERS: [&str; 2] = ["last", "second_last"];
 
 /// Columns that hold text; all others hold numbers.
-const TEXT: [&str; 10] = [
+const TEXT: [&str; 12] = [
     "quantization_mode",
     "layer",
     "type",
@@ -34,6 +36,8 @@ const TEXT: [&str; 10] = [
     "condition",
     "status",
     "reason",
+    "reference",
+    "interval_unit",
 ];
 
 /// One row of `quality_metrics.csv`; also read from the original's, whose missing columns are then empty.
@@ -77,6 +81,10 @@ pub struct QualityRow {
     pub tokens: Option<u64>,
     /// Sequences equal to the reference, which `snr_db` leaves out unless all are.
     pub snr_infinite: Option<u64>,
+    /// What was compared with.
+    pub reference: String,
+    /// What the intervals' bootstrap draws: `genome` or `sequence`.
+    pub interval_unit: String,
 }
 
 impl QualityRow {
@@ -110,6 +118,9 @@ impl QualityRow {
             reason: reason.unwrap_or(&record.reason).clone(),
             sequences: quality.map(|quality| quality.sequences),
             tokens: quality.map(|quality| quality.tokens),
+            reference: quality
+                .map(|quality| quality.reference.clone())
+                .unwrap_or_default(),
             ..Self::default()
         }
     }
@@ -148,23 +159,24 @@ impl QualityRow {
 
     fn token_level(record: &Record, tokens: &TokenQuality) -> Self {
         Self {
-            token_kl_mean: number(Some(tokens.kl_mean)),
-            token_kl_median: number(Some(tokens.kl_median)),
-            token_kl_p99: number(Some(tokens.kl_p99)),
-            token_kl_max: number(Some(tokens.kl_max)),
-            same_top1: number(Some(tokens.same_top1)),
-            perplexity: number(Some(tokens.perplexity)),
-            next_token_accuracy: number(Some(tokens.next_token_accuracy)),
-            bits_per_base: number(Some(tokens.bits_per_base)),
+            token_kl_mean: number(Some(tokens.kl.mean.value)),
+            token_kl_median: number(Some(tokens.kl.median)),
+            token_kl_p99: number(Some(tokens.kl.p99)),
+            token_kl_max: number(Some(tokens.kl.max)),
+            same_top1: number(Some(tokens.same_top1.value)),
+            perplexity: number(Some(tokens.perplexity.value)),
+            next_token_accuracy: number(Some(tokens.next_token_accuracy.value)),
+            bits_per_base: number(Some(tokens.bits_per_base.value)),
             non_finite: Some(tokens.non_finite),
             reference_perplexity: number(Some(tokens.reference_perplexity)),
+            interval_unit: tokens.interval_unit.clone(),
             ..Self::new(record, LOGITS_LAYER)
         }
     }
 }
 
 /// "Not a number" is no value; an infinite one is.
-fn number(value: Option<f64>) -> Option<f64> {
+pub(super) fn number(value: Option<f64>) -> Option<f64> {
     value.filter(|value| !value.is_nan())
 }
 
@@ -223,15 +235,20 @@ impl DistributionRow {
     }
 }
 
-fn usable(record: &Record) -> Option<&Quality> {
+pub(super) fn usable(record: &Record) -> Option<&Quality> {
     record
         .quality
         .as_ref()
         .filter(|quality| matches!(record.status, Status::Ok | Status::Invalid) && quality.reason.is_empty())
 }
 
-/// The rows of `quality_metrics.csv` for the quality records among `records`.
+/// The rows of `quality_metrics.csv` for the quality records among `records`, without the columns that only token-level
+/// rows have.
 pub fn quality_rows(records: &[Record]) -> Vec<QualityRow> {
+    whole_rows(records).into_iter().map(|(row, _)| row).collect()
+}
+
+fn whole_rows(records: &[Record]) -> Vec<(QualityRow, TokenColumns)> {
     let mut rows = Vec::new();
     for record in records
         .iter()
@@ -241,14 +258,15 @@ pub fn quality_rows(records: &[Record]) -> Vec<QualityRow> {
         for layer in POOLED_LAYERS {
             let metrics =
                 quality.and_then(|quality| quality.layers.iter().find(|metrics| metrics.layer == layer));
-            rows.push(match metrics {
+            let row = match metrics {
                 Some(metrics) => QualityRow::pooled(record, metrics),
                 None => QualityRow::new(record, layer),
-            });
+            };
+            rows.push((row, TokenColumns::default()));
         }
         rows.push(match quality.and_then(|quality| quality.tokens_level.as_ref()) {
-            Some(tokens) => QualityRow::token_level(record, tokens),
-            None => QualityRow::new(record, LOGITS_LAYER),
+            Some(tokens) => (QualityRow::token_level(record, tokens), TokenColumns::new(tokens)),
+            None => (QualityRow::new(record, LOGITS_LAYER), TokenColumns::default()),
         });
     }
     rows
@@ -270,12 +288,12 @@ pub fn distribution_rows(records: &[Record]) -> Vec<DistributionRow> {
         .collect()
 }
 
-/// Writes both quality tables into `directory` and returns their paths; without quality records, nothing.
+/// Writes the quality tables into `directory` and returns their paths; without quality records, nothing.
 ///
 /// # Errors
 /// [`ResultsError::Io`] when the directory cannot be written.
 pub fn write_quality_tables(directory: &Path, records: &[Record]) -> Result<Vec<PathBuf>, ResultsError> {
-    let rows = quality_rows(records);
+    let rows = whole_rows(records);
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -283,7 +301,11 @@ pub fn write_quality_tables(directory: &Path, records: &[Record]) -> Result<Vec<
     write_table(&metrics, &rows)?;
     let statistics = directory.join(DISTRIBUTION_FILE);
     write_table(&statistics, &distribution_rows(records))?;
-    Ok(vec![metrics, statistics])
+    let groups = directory.join(GROUP_FILE);
+    write_table(&groups, &group_rows(records))?;
+    let sequences = directory.join(SEQUENCE_FILE);
+    write_table(&sequences, &sequence_rows(records))?;
+    Ok(vec![metrics, statistics, groups, sequences])
 }
 
 /// Reads a `quality_metrics.csv`, ours or the original's.

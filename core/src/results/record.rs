@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::TokenQuality;
+
 use crate::invariants::Violation;
 
 /// Id of this record format, written into every line.
@@ -200,6 +202,9 @@ pub struct Quality {
     pub tokens: u64,
     /// Sequences per call.
     pub batch_size: usize,
+    /// What was compared with: mode and precision, and the directory where it was kept from an earlier run.
+    #[serde(default)]
+    pub reference: String,
     /// Pooled-embedding metrics, one entry a layer (`last`, `second_last`).
     pub layers: Vec<LayerQuality>,
     /// Token-level metrics over the next-token distribution.
@@ -230,40 +235,6 @@ pub struct LayerQuality {
     /// Pearson correlation of the two vectors.
     pub pearson_correlation: Option<f64>,
     /// Values that were not finite.
-    pub non_finite: u64,
-}
-
-/// Metrics over the next-token distribution, pooled over all tokens of all sequences. KL in nats.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TokenQuality {
-    /// Mean of KL(reference ‖ mode).
-    #[serde(with = "super::number")]
-    pub kl_mean: f64,
-    /// Median of the same.
-    #[serde(with = "super::number")]
-    pub kl_median: f64,
-    /// 99th percentile of the same.
-    #[serde(with = "super::number")]
-    pub kl_p99: f64,
-    /// Largest of the same.
-    #[serde(with = "super::number")]
-    pub kl_max: f64,
-    /// Share of positions with the same most likely token.
-    #[serde(with = "super::number")]
-    pub same_top1: f64,
-    /// exp(Σ nll / Σ predicted tokens).
-    #[serde(with = "super::number")]
-    pub perplexity: f64,
-    /// The reference's perplexity on the same tokens.
-    #[serde(with = "super::number")]
-    pub reference_perplexity: f64,
-    /// Share of predicted tokens that are the most likely one.
-    #[serde(with = "super::number")]
-    pub next_token_accuracy: f64,
-    /// Σ nll / ln 2 / bases of the kept tokens.
-    #[serde(with = "super::number")]
-    pub bits_per_base: f64,
-    /// Logits that were not finite.
     pub non_finite: u64,
 }
 

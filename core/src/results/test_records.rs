@@ -1,6 +1,7 @@
 //! Records for tests, with numbers that are easy to work out by hand.
 
 use super::*;
+use crate::statistics::Interval;
 
 /// Two timed batches of 2 s and 3 s: 10 sequences, 1000 tokens, 5000 bases; 20 J; 3 GB static and 4 GB peak;
 /// 2e12 operations a sequence.
@@ -64,11 +65,15 @@ pub(crate) fn quality_record(mode: &str) -> Record {
             sequences: 4,
             tokens: 400,
             batch_size: 1,
+            reference: "standard float32".to_owned(),
             layers: vec![layer("last", Some(21.5), 1), layer("second_last", None, 4)],
             tokens_level: Some(TokenQuality {
-                kl_mean: 0.03,
-                kl_max: f64::INFINITY,
-                perplexity: f64::NAN,
+                kl: Distribution {
+                    mean: estimate(0.03),
+                    max: f64::INFINITY,
+                    ..Distribution::default()
+                },
+                perplexity: estimate(f64::NAN),
                 reference_perplexity: 8.5,
                 ..TokenQuality::default()
             }),
@@ -81,6 +86,17 @@ pub(crate) fn quality_record(mode: &str) -> Record {
             }],
         }),
         ..performance_record(mode, 0)
+    }
+}
+
+fn estimate(value: f64) -> Estimate {
+    Estimate {
+        value,
+        interval: Some(Interval {
+            low: 0.01,
+            high: 0.05,
+        })
+        .filter(|_| value.is_finite()),
     }
 }
 

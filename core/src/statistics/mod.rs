@@ -4,10 +4,13 @@
 //! clock times or other positive measurements in any unit; results have the same unit.
 
 mod bootstrap;
+mod clusters;
 mod holm;
+mod mcnemar;
 mod outliers;
 mod paired;
 mod stopping;
+mod streamed;
 mod summary;
 #[cfg(test)]
 mod test_samples;
@@ -19,13 +22,17 @@ pub use bootstrap::{
     CONFIDENCE, Interval, RESAMPLES, median_interval_bca, median_interval_hierarchical,
     median_interval_percentile,
 };
+pub use clusters::cluster_intervals;
 pub use holm::holm;
+pub use mcnemar::mcnemar;
 pub use outliers::{Fences, Outlier, tukey_outliers};
 pub use paired::{Effect, MINIMUM_PAIRS, PairedTest, Question};
 pub use stopping::{Decision, StoppingRule};
+pub use streamed::StreamedValues;
 pub use summary::{
     Summary, mean, median, quantile, quantile_is_supported, standard_deviation, supported_quantile,
 };
+pub(crate) use summary::{interpolate, quantile_of_sorted};
 pub use warm_up::{WarmUp, detect_warm_up};
 
 /// Student's t with so many degrees of freedom, at least one.

@@ -24,16 +24,30 @@ pub fn standard_deviation(values: &[f64]) -> Option<f64> {
 /// Quantile by linear interpolation between order statistics (numpy's default): for `n` sorted values, that at
 /// position `probability · (n − 1)`. `None` of nothing, or when `probability` is outside 0 to 1.
 pub fn quantile(values: &[f64], probability: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile_of_sorted(&sorted, probability)
+}
+
+/// [`quantile`] of values that are in ascending order already.
+pub(crate) fn quantile_of_sorted(sorted: &[f64], probability: f64) -> Option<f64> {
     if !(0.0..=1.0).contains(&probability) {
         return None;
     }
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
     let position = probability * sorted.len().checked_sub(1)? as f64;
     let below = position.floor() as usize;
     let low = *sorted.get(below)?;
     let high = sorted.get(below + 1).copied().unwrap_or(low);
-    Some(low + (high - low) * position.fract())
+    Some(interpolate(low, high, position.fract()))
+}
+
+/// The value at `fraction` of the way from `low` to `high`, from the nearer end as numpy does: it stays between them.
+pub(crate) fn interpolate(low: f64, high: f64, fraction: f64) -> f64 {
+    if fraction < 0.5 {
+        low + (high - low) * fraction
+    } else {
+        high - (high - low) * (1.0 - fraction)
+    }
 }
 
 /// The middle value, or the mean of the two in the middle; `None` of nothing.

@@ -295,7 +295,7 @@ pub fn outcome_text(record: &Record) -> String {
         |tokens| {
             format!(
                 "KL {:.3e} nats, perplexity {:.2}",
-                tokens.kl_mean, tokens.perplexity
+                tokens.kl.mean.value, tokens.perplexity.value
             )
         },
     )

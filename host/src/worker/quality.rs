@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use qbench_core::{
+    data::Dataset,
     invariants::finite_quality,
     quality::{
-        LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, SequencePair, TokenAccumulator,
-        TokenComparison,
+        LayerAccumulator, REFERENCE_LAYERS, Reference, ReferenceWriter, SequenceInfo, SequencePair,
+        TokenAccumulator, TokenComparison, gc_share,
     },
     results::Quality,
     workload::TokenisedSequence,
@@ -18,7 +19,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use super::{
     CellJob, CellOutcome,
     load::{Loaded, load, open_checkpoint},
-    workload::prepare,
+    workload::{prepare, prepare_with_data},
 };
 
 /// One unpadded sequence a call: LLM.int8's outlier columns depend on what shares a call.
@@ -49,14 +50,16 @@ pub(super) fn make_reference(job: &CellJob, directory: &Path) -> Result<CellOutc
 /// Runs a mode over all sequences and compares its outputs with those in `directory`.
 pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
     let checkpoint = open_checkpoint(job)?;
-    let sequences = prepare(job, &checkpoint)?.workload.sequences;
+    let (prepared, data) = prepare_with_data(job, &checkpoint)?;
+    let data = data.context("quality needs sequences of bases")?;
+    let sequences = prepared.workload.sequences;
     let mut loaded = load(job, &checkpoint)?;
     let (vocabulary, hidden) = (loaded.info.vocab_size, loaded.info.hidden_size);
     let lengths: Vec<usize> = sequences.iter().map(|sequence| sequence.ids.len()).collect();
     let reference = Reference::open(directory, vocabulary, hidden, &lengths)?;
 
     let pool = ThreadPoolBuilder::new().num_threads(job.threads).build()?;
-    let mut tokens = TokenAccumulator::new(vocabulary);
+    let mut tokens = TokenAccumulator::new(directory);
     let mut layers = REFERENCE_LAYERS.map(LayerAccumulator::new);
     for (index, sequence) in sequences.iter().enumerate() {
         let outputs = outputs(&mut loaded, sequence)?;
@@ -66,13 +69,13 @@ pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
             &sequence.ids,
             vocabulary,
         )?;
-        tokens.add(&compare_in_parallel(pair, &pool), sequence.bases);
+        tokens.add(describe(sequence, &data), &compare_in_parallel(pair, &pool), None)?;
         for (layer, accumulator) in layers.iter_mut().enumerate() {
             accumulator.add(reference.pooled(index, layer), &outputs.pooled[layer])?;
         }
     }
 
-    let tokens = tokens.finish();
+    let tokens = tokens.finish(job.seed)?;
     let mut outcome = CellOutcome {
         execution: loaded.execution,
         warnings: tokens.warnings,
@@ -93,6 +96,17 @@ pub(super) fn compare(job: &CellJob, directory: &Path) -> Result<CellOutcome> {
     outcome.violations.extend(finite_quality(&quality));
     outcome.quality = Some(quality);
     Ok(outcome)
+}
+
+fn describe<'a>(sequence: &TokenisedSequence, data: &'a Dataset) -> SequenceInfo<'a> {
+    let source = &data.sequences[sequence.index];
+    let bases = source.bases.get(..sequence.bases).unwrap_or(&source.bases);
+    SequenceInfo {
+        index: sequence.index,
+        genome: &source.genome_id,
+        gc: gc_share(bases),
+        bases: sequence.bases,
+    }
 }
 
 /// All positions of a sequence, compared by the threads of `pool`: the same numbers for any number of them.

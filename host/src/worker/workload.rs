@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use qbench_core::{
     checkpoint::{Checkpoint, Dimensions},
+    data::Dataset,
     workload::{Condition, Padding, PaddingSide, Sampling, TokenisedSequence, Tokenizer, Workload},
 };
 
@@ -25,6 +26,14 @@ pub(super) struct Prepared {
 }
 
 pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared> {
+    Ok(prepare_with_data(job, checkpoint)?.0)
+}
+
+/// The same with the data set that the sequences come from; random ones come from none.
+pub(super) fn prepare_with_data(
+    job: &CellJob,
+    checkpoint: &Checkpoint,
+) -> Result<(Prepared, Option<Dataset>)> {
     let dimensions = Dimensions::from_config(checkpoint.config_path(), checkpoint.config())?;
     let condition: Condition = job.condition.parse()?;
     let limit = match (job.max_tokens, dimensions.max_positions) {
@@ -35,7 +44,7 @@ pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared
         ),
     };
     if checkpoint.is_synthetic() && checkpoint.tokenizer().is_none() {
-        return random(job, condition, limit, &dimensions);
+        return Ok((random(job, condition, limit, &dimensions)?, None));
     }
     let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
     let tokenizer = Tokenizer::from_directory(directory)?;
@@ -44,13 +53,15 @@ pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared
         samples_per_condition: job.samples_per_condition,
         seed: job.seed,
     };
-    let workload = Workload::prepare(&job.data.read()?, condition, &sampling, &tokenizer, limit)?;
+    let data = job.data.read()?;
+    let workload = Workload::prepare(&data, condition, &sampling, &tokenizer, limit)?;
     check_vocabulary(&workload, dimensions.vocabulary, directory)?;
-    Ok(Prepared {
+    let prepared = Prepared {
         workload,
         padding: padding(tokenizer.pad_id()),
         real: true,
-    })
+    };
+    Ok((prepared, Some(data)))
 }
 
 fn padding(id: u32) -> Padding {

@@ -12,13 +12,22 @@ fn columns_are_the_originals_then_ours() {
         let text = fs::read_to_string(directory.path().join(name)).unwrap();
         text.lines().next().unwrap().to_owned()
     };
-    assert_eq!(
-        header(QUALITY_FILE),
-        "quantization_mode,layer,kl_divergence,js_divergence,cosine_similarity,mse,mae,snr_db,pearson_correlation,\
-         token_kl_mean,token_kl_median,token_kl_p99,token_kl_max,same_top1,perplexity,next_token_accuracy,\
-         bits_per_base,non_finite,model,backend,device,precision,condition,batch_size,status,reason,\
-         reference_perplexity,sequences,tokens,snr_infinite"
+    let metrics = header(QUALITY_FILE);
+    let first = "quantization_mode,layer,kl_divergence,js_divergence,cosine_similarity,mse,mae,snr_db,\
+                 pearson_correlation,token_kl_mean,token_kl_median,token_kl_p99,token_kl_max,same_top1,perplexity,\
+                 next_token_accuracy,bits_per_base,non_finite,model,backend,device,precision,condition,batch_size,\
+                 status,reason,reference_perplexity,sequences,tokens,snr_infinite,reference,interval_unit,\
+                 token_kl_mean_low,token_kl_mean_high,token_kl_min,token_kl_p0_1,token_kl_p1,token_kl_p5,\
+                 token_kl_p10,token_kl_p25,token_kl_p75,token_kl_p90,token_kl_p95,token_kl_p99_9,\
+                 token_kl_reverse_mean,";
+    assert!(metrics.starts_with(first), "{metrics}");
+    assert!(
+        metrics.ends_with("perplexity_sliding_high,reference_perplexity_sliding,context_len,stride"),
+        "{metrics}"
     );
+    let mut names: Vec<&str> = metrics.split(',').collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
     assert_eq!(
         header(DISTRIBUTION_FILE),
         "quantization_mode,layer,type,mean,std,min,max,median,q25,q75,skewness,kurtosis,model,backend,device,\
