@@ -24,6 +24,7 @@ fn record(mode: &str, repeat: usize, milliseconds: f64) -> Record {
             condition: "full".to_owned(),
             batch_size: 4,
             repeat,
+            part: String::new(),
         },
         status: Status::Ok,
         reason: String::new(),
@@ -41,6 +42,7 @@ fn record(mode: &str, repeat: usize, milliseconds: f64) -> Record {
             ..Performance::default()
         }),
         quality: None,
+        evaluation: None,
     }
 }
 

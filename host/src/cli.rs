@@ -98,6 +98,7 @@ pub struct PluginDirArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct RunArgs {
     /// Mode to run beside `standard` (`nf4_double`, `8bit:threshold=5`), or a plugin file whose modes all run; repeatable.
     #[arg(long, value_name = "MODE|FILE")]
@@ -171,15 +172,60 @@ pub struct RunArgs {
     /// Run cells again that an earlier run into OUTDIR has finished.
     #[arg(long)]
     pub force: bool,
-    /// Do not evaluate quality.
+    /// Do not measure speed, memory and energy.
     #[arg(long)]
+    pub skip_performance: bool,
+    /// Do not evaluate quality.
+    #[arg(long, conflicts_with_all = ["evaluate", "sensitivity"])]
     pub skip_quality: bool,
+    /// What to evaluate of quality.
+    #[arg(long, value_name = "WHAT", num_args = 1.., value_delimiter = ',', default_value = "tokens,layers")]
+    pub evaluate: Vec<Evaluate>,
+    /// Quantise one layer, or one kind of projection, at a time too, and rank them by what that does to predictions.
+    #[arg(long, value_name = "WHAT")]
+    pub sensitivity: Option<Sensitivity>,
+    /// Sequences, spread evenly over all, whose hidden states are compared layer by layer.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least::<1>)]
+    pub layer_sequences: usize,
+    /// Bases of the windows of reverse-complement and variants.
+    #[arg(long, value_name = "BASES", default_value_t = 512, value_parser = at_least::<1>)]
+    pub window_bp: usize,
+    /// Positions at which variants makes all three substitutions.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least::<1>)]
+    pub variant_positions: usize,
     /// Keep the reference's logits in OUTDIR.
     #[arg(long)]
     pub keep_reference: bool,
     /// Where results go.
     #[arg(long, value_name = "DIR", default_value = "./results")]
     pub outdir: PathBuf,
+}
+
+/// What `--evaluate` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Evaluate {
+    /// Next-token distributions and pooled embeddings of every sequence
+    Tokens,
+    /// Every hidden state, token by token
+    Layers,
+    /// Whether both strands are read alike
+    ReverseComplement,
+    /// Effects of single-nucleotide variants
+    Variants,
+    /// Sorting fragments by genome
+    Binning,
+    /// All of these
+    All,
+}
+
+/// What `--sensitivity` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Sensitivity {
+    /// One layer at a time
+    Layers,
+    /// All weights of one name at a time
+    Projections,
 }
 
 fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {

@@ -78,7 +78,8 @@ impl ModulePolicy {
     }
 }
 
-fn linear_module<'a>(name: &'a str, entry: &TensorEntry) -> Option<&'a str> {
+/// The name of the module, if the tensor is the weight of a Linear that a mode may quantise.
+pub(super) fn linear_module<'a>(name: &'a str, entry: &TensorEntry) -> Option<&'a str> {
     linear_or_head(name, entry).filter(|module| !is_head(module))
 }
 

@@ -7,8 +7,10 @@
 //!
 //! [`Status::Invalid`]: crate::results::Status::Invalid
 
+mod evaluation;
 mod outputs;
 
+pub use evaluation::{COSINE, evaluation};
 pub use outputs::{NON_FINITE_OUTPUTS, finite_outputs, finite_quality};
 
 use serde::{Deserialize, Serialize};

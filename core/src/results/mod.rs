@@ -6,6 +6,7 @@
 mod benchmark;
 mod csv_table;
 mod error;
+mod evaluation;
 mod files;
 mod journal;
 mod number;
@@ -19,6 +20,10 @@ mod token_quality;
 
 pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
 pub use error::ResultsError;
+pub use evaluation::{
+    Binning, BinningAgreement, BinningPoint, Evaluation, HiddenStateQuality, Layers, ReverseComplement,
+    StrandPair, VariantScore, Variants,
+};
 pub(crate) use files::write_atomically;
 pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
 pub use quality::{

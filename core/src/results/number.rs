@@ -36,3 +36,24 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         },
     }
 }
+
+/// Two such numbers.
+pub(super) mod pair {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Number(#[serde(with = "super")] f64);
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        values: &[f64; 2],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        values.map(Number).serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<[f64; 2], D::Error> {
+        Ok(<[Number; 2]>::deserialize(deserializer)?.map(|Number(value)| value))
+    }
+}

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::TokenQuality;
-
+use super::{Evaluation, TokenQuality};
 use crate::invariants::Violation;
 
 /// Id of this record format, written into every line.
@@ -56,6 +55,31 @@ pub enum CellKind {
     Performance,
     /// What quantisation does to the model's outputs.
     Quality,
+    /// The same when a part of the weights is quantised ([`Cell::part`]) and the rest left as it is.
+    Sensitivity,
+    /// What quantisation does to every hidden state.
+    Layers,
+    /// Whether the model says the same of both strands.
+    ReverseComplement,
+    /// The effects of single-nucleotide variants.
+    Variants,
+    /// Sorting fragments by genome.
+    Binning,
+}
+
+impl CellKind {
+    /// What is measured, in words.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Performance => "performance",
+            Self::Quality => "quality",
+            Self::Sensitivity => "sensitivity",
+            Self::Layers => "hidden states",
+            Self::ReverseComplement => "reverse complement",
+            Self::Variants => "variant effects",
+            Self::Binning => "binning",
+        }
+    }
 }
 
 /// Which cell this is.
@@ -79,6 +103,9 @@ pub struct Cell {
     pub batch_size: usize,
     /// Number of the repeat, from 0.
     pub repeat: usize,
+    /// The weights that a sensitivity cell quantises, such as `layers.3` or `k_proj`; empty for other cells.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub part: String,
 }
 
 /// One line of the record.
@@ -108,9 +135,12 @@ pub struct Record {
     /// The numbers of a performance cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,
-    /// The numbers of a quality cell.
+    /// The numbers of a quality or sensitivity cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
+    /// The numbers of a cell about layers or biology.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation: Option<Evaluation>,
 }
 
 /// A plugin file that took part in a cell.

@@ -43,6 +43,7 @@ pub(crate) fn performance_record(mode: &str, repeat: usize) -> Record {
             ..Performance::default()
         }),
         quality: None,
+        evaluation: None,
     }
 }
 
@@ -111,5 +112,6 @@ fn cell(kind: CellKind, mode: &str, repeat: usize) -> Cell {
         condition: "full".to_owned(),
         batch_size: 4,
         repeat,
+        part: String::new(),
     }
 }

@@ -9,6 +9,7 @@ mod holm;
 mod mcnemar;
 mod outliers;
 mod paired;
+mod rank;
 mod stopping;
 mod streamed;
 mod summary;
@@ -27,6 +28,7 @@ pub use holm::holm;
 pub use mcnemar::mcnemar;
 pub use outliers::{Fences, Outlier, tukey_outliers};
 pub use paired::{Effect, MINIMUM_PAIRS, PairedTest, Question};
+pub use rank::{pearson, spearman};
 pub use stopping::{Decision, StoppingRule};
 pub use streamed::StreamedValues;
 pub use summary::{

@@ -82,4 +82,18 @@ pub enum WorkloadError {
         /// What the library said.
         source: tokenizers::Error,
     },
+    /// The tokenizer refused a window.
+    #[error("cannot tokenise a window")]
+    TokeniseWindow {
+        /// What the library said.
+        source: tokenizers::Error,
+    },
+    /// A window, which must not be cut, does not fit the model.
+    #[error("a window of {bases} bases has more than the limit of {limit} tokens: use a smaller --window-bp")]
+    WindowTooLong {
+        /// Its bases.
+        bases: usize,
+        /// The limit in tokens.
+        limit: usize,
+    },
 }

@@ -16,4 +16,4 @@ pub use condition::Condition;
 pub use error::WorkloadError;
 pub use prepare::Workload;
 pub use sampling::Sampling;
-pub use tokenizer::{TokenisedSequence, Tokenizer};
+pub use tokenizer::{TokenisedSequence, TokenisedWindow, Tokenizer, WindowTokenizer};

@@ -68,6 +68,17 @@ impl Tokenizer {
         largest.map_or(0, |id| id as usize + 1)
     }
 
+    /// This tokenizer for whole windows of at most `limit` tokens, the special ones included.
+    ///
+    /// # Errors
+    /// The special tokens leave no room.
+    pub fn windows(&self, limit: usize) -> Result<WindowTokenizer, WorkloadError> {
+        Ok(WindowTokenizer {
+            inner: self.limited(limit)?,
+            limit,
+        })
+    }
+
     /// This tokenizer with its own truncation set to `limit` tokens a sequence, the special ones included.
     ///
     /// # Errors
@@ -102,6 +113,46 @@ impl LimitedTokenizer {
             bases: covered_bases(encoding.get_offsets()),
             length_bp: bases.len(),
             truncated: !encoding.get_overflowing().is_empty(),
+            ids: encoding.get_ids().to_vec(),
+        })
+    }
+}
+
+/// A window as the model sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenisedWindow {
+    /// Token ids, the special ones included.
+    pub ids: Vec<u32>,
+    /// Whether each token stands for bases; special ones do not.
+    pub bases: Vec<bool>,
+}
+
+/// A tokenizer that cuts nothing off.
+pub struct WindowTokenizer {
+    inner: LimitedTokenizer,
+    limit: usize,
+}
+
+impl WindowTokenizer {
+    /// Tokenises all of a window.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the window, or it has more tokens than the limit.
+    pub fn tokenise(&self, window: &str) -> Result<TokenisedWindow, WorkloadError> {
+        let encoding = self
+            .inner
+            .0
+            .encode(window, true)
+            .map_err(|source| WorkloadError::TokeniseWindow { source })?;
+        if !encoding.get_overflowing().is_empty() {
+            return Err(WorkloadError::WindowTooLong {
+                bases: window.len(),
+                limit: self.limit,
+            });
+        }
+        let bases = encoding.get_offsets().iter().map(|(start, end)| end > start);
+        Ok(TokenisedWindow {
+            bases: bases.collect(),
             ids: encoding.get_ids().to_vec(),
         })
     }
@@ -192,6 +243,19 @@ mod tests {
             .unwrap();
         assert_eq!(ambiguous.ids, [1, 678, 643, 8, 8, 678, 643, 2]);
         assert_eq!(ambiguous.bases, 10);
+    }
+
+    #[test]
+    fn a_window_is_tokenised_whole_or_not_at_all() {
+        let tokenizer = Tokenizer::from_directory(&model()).unwrap();
+        let window = tokenizer.windows(8).unwrap().tokenise("ACGTNNACGT").unwrap();
+        assert_eq!(window.ids, [1, 678, 643, 8, 8, 678, 643, 2]);
+        assert_eq!(window.bases, [false, true, true, true, true, true, true, false]);
+        let error = tokenizer.windows(7).unwrap().tokenise("ACGTNNACGT").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a window of 10 bases has more than the limit of 7 tokens: use a smaller --window-bp"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A run: a plan, its cells one after the other, and what they leave behind.
 
+mod evaluations;
 mod outdir;
 mod plan;
 mod progress;

@@ -8,8 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum;
 use qbench_core::{
-    checkpoint::{Checkpoint, ModelSource, ModulePolicy},
+    checkpoint::{Checkpoint, Granularity, ModelSource, ModulePolicy, Part, parts},
     data::Dataset,
     workload::Condition,
 };
@@ -18,7 +19,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    cli::{RunArgs, precision_name},
+    cli::{Evaluate, RunArgs, Sensitivity, precision_name},
     failure::usage,
     plugins::{BackendChoice, Registry, SchemeChoice},
     share,
@@ -44,7 +45,11 @@ pub struct Plan {
     pub repeats: usize,
     pub cell_timeout_seconds: f64,
     pub memory_limit_bytes: Option<u64>,
-    pub evaluate_quality: bool,
+    pub measure_performance: bool,
+    pub evaluations: Vec<Evaluate>,
+    /// What is quantised one at a time, besides.
+    #[serde(serialize_with = "serialize_names")]
+    pub parts: Vec<Part>,
     pub keep_reference: bool,
 }
 
@@ -77,6 +82,9 @@ pub struct Configuration {
     pub seed: u64,
     pub skip: Vec<String>,
     pub only: Vec<String>,
+    pub layer_sequences: usize,
+    pub window_bases: usize,
+    pub variant_positions: usize,
 }
 
 #[expect(
@@ -87,7 +95,16 @@ fn serialize_precision<S: serde::Serializer>(dtype: &DType, serializer: S) -> Re
     serializer.serialize_str(precision_name(*dtype))
 }
 
+fn serialize_names<S: serde::Serializer>(parts: &[Part], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(parts.iter().map(|part| &part.name))
+}
+
 impl Plan {
+    /// Whether something is to be evaluated.
+    pub fn evaluates(&self, what: Evaluate) -> bool {
+        self.evaluations.contains(&what)
+    }
+
     /// Looks everything up.
     ///
     /// # Errors
@@ -107,6 +124,13 @@ impl Plan {
         let checkpoint = source.open(arguments.seed).map_err(usage)?;
         check_architecture(&checkpoint, &backend)?;
         policy.check(checkpoint.entries()).map_err(usage)?;
+        let parts = arguments.sensitivity.map_or_else(Vec::new, |sensitivity| {
+            let granularity = match sensitivity {
+                Sensitivity::Layers => Granularity::Layers,
+                Sensitivity::Projections => Granularity::Projections,
+            };
+            parts(&policy, granularity, checkpoint.entries())
+        });
         let (data, dataset) = data(arguments)?;
 
         let configuration = Configuration {
@@ -130,6 +154,9 @@ impl Plan {
             seed: arguments.seed,
             skip: arguments.skip.clone(),
             only: arguments.only.clone(),
+            layer_sequences: arguments.layer_sequences,
+            window_bases: arguments.window_bp,
+            variant_positions: arguments.variant_positions,
         };
         Ok(Self {
             reference: registry.scheme(REFERENCE_MODE)?,
@@ -138,7 +165,9 @@ impl Plan {
             repeats: arguments.num_repeats,
             cell_timeout_seconds: arguments.cell_timeout,
             memory_limit_bytes: arguments.memory_limit.map(|gigabytes| (gigabytes * 1e9) as u64),
-            evaluate_quality: !arguments.skip_quality,
+            measure_performance: !arguments.skip_performance,
+            evaluations: evaluations(arguments),
+            parts,
             keep_reference: arguments.keep_reference,
             configuration,
             modes,
@@ -284,6 +313,17 @@ fn unique<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
         }
         kept
     })
+}
+
+/// Each evaluation once, in the order in which they run.
+fn evaluations(arguments: &RunArgs) -> Vec<Evaluate> {
+    if arguments.skip_quality {
+        return Vec::new();
+    }
+    let asked = &arguments.evaluate;
+    let all = Evaluate::value_variants().iter().copied();
+    all.filter(|&what| what != Evaluate::All && (asked.contains(&what) || asked.contains(&Evaluate::All)))
+        .collect()
 }
 
 fn conditions(arguments: &RunArgs) -> Vec<Condition> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use qbench_core::results::{Cell, CellKind};
 
-use super::Plan;
+use super::{Plan, evaluations};
 use crate::{
     cli::precision_name,
     plugins::SchemeChoice,
@@ -24,14 +24,17 @@ pub struct PlannedCell {
 pub struct Schedule {
     /// Performance cells, in the order in which they run.
     pub performance: Vec<PlannedCell>,
-    /// Quality cells, a group a condition.
+    /// Quality and biology cells, a group a condition and question.
     pub quality: Vec<QualityGroup>,
+    /// Cells about hidden states, which need no reference on disk.
+    pub layers: Vec<PlannedCell>,
 }
 
-/// The quality cells of a condition: the reference first, then the modes.
+/// Cells that share a reference: the reference first, then the modes.
 #[derive(Clone, Debug)]
 pub struct QualityGroup {
-    pub condition: String,
+    /// The condition and, where it is not that of tokens, the question.
+    pub name: String,
     /// Where the reference's outputs lie while they are needed.
     pub directory: PathBuf,
     pub reference: CellJob,
@@ -43,14 +46,15 @@ impl Schedule {
     pub fn new(plan: &Plan, reference_directory: &Path) -> Self {
         Self {
             performance: performance_cells(plan),
-            quality: quality_groups(plan, reference_directory),
+            quality: evaluations::groups(plan, reference_directory),
+            layers: evaluations::layer_cells(plan),
         }
     }
 
     /// Number of processes that will be started.
     pub fn len(&self) -> usize {
         let quality: usize = self.quality.iter().map(|group| 1 + group.modes.len()).sum();
-        self.performance.len() + quality
+        self.performance.len() + quality + self.layers.len()
     }
 }
 
@@ -58,6 +62,9 @@ impl Schedule {
 /// grows slower over time does not favour the mode that comes first.
 fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
     let mut cells = Vec::new();
+    if !plan.measure_performance {
+        return cells;
+    }
     for repeat in 0..plan.repeats {
         let mut block = Vec::new();
         for condition in &plan.conditions {
@@ -88,50 +95,12 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
     cells
 }
 
-fn quality_groups(plan: &Plan, directory: &Path) -> Vec<QualityGroup> {
-    if !plan.evaluate_quality || plan.configuration.synthetic {
-        return Vec::new();
-    }
-    let group = |condition: &String| {
-        let directory = directory.join(condition.replace(['=', '~'], "_"));
-        let reference = CellJob {
-            compute: qbench_sdk::DType::F32,
-            ..job(
-                plan,
-                &plan.reference,
-                condition,
-                Task::Reference {
-                    directory: directory.clone(),
-                },
-            )
-        };
-        let modes = plan.modes.iter().map(|scheme| PlannedCell {
-            cell: quality_cell(plan, scheme, condition),
-            job: job(
-                plan,
-                scheme,
-                condition,
-                Task::Quality {
-                    directory: directory.clone(),
-                },
-            ),
-        });
-        QualityGroup {
-            condition: condition.clone(),
-            reference,
-            modes: modes.collect(),
-            directory: directory.clone(),
-        }
-    };
-    plan.conditions.iter().map(group).collect()
-}
-
 /// The quality cell of a mode: one sequence a call, once.
 pub fn quality_cell(plan: &Plan, scheme: &SchemeChoice, condition: &str) -> Cell {
     cell(plan, CellKind::Quality, scheme, condition, 1, 0)
 }
 
-fn cell(
+pub(super) fn cell(
     plan: &Plan,
     kind: CellKind,
     scheme: &SchemeChoice,
@@ -150,10 +119,11 @@ fn cell(
         condition: condition.to_owned(),
         batch_size,
         repeat,
+        part: String::new(),
     }
 }
 
-fn job(plan: &Plan, scheme: &SchemeChoice, condition: &str, task: Task) -> CellJob {
+pub(super) fn job(plan: &Plan, scheme: &SchemeChoice, condition: &str, task: Task) -> CellJob {
     let configuration = &plan.configuration;
     CellJob {
         model: configuration.model.clone(),

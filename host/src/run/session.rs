@@ -5,12 +5,13 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use qbench_core::{
     invariants,
-    results::{Cell, CellKind, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
+    results::{Cell, CellKind, Evaluation, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
 };
 
 use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
 use crate::{
     child::{self, ChildFailure, Limits, Verb},
+    cli::Evaluate,
     interrupt, printer,
     worker::{CellJob, CellOutcome},
 };
@@ -56,7 +57,10 @@ impl<'a> Session<'a> {
         for group in &schedule.quality {
             self.quality(group)?;
         }
-        if self.plan.configuration.synthetic && self.plan.evaluate_quality {
+        for planned in &schedule.layers {
+            self.cell(planned)?;
+        }
+        if self.plan.configuration.synthetic && self.plan.evaluates(Evaluate::Tokens) {
             self.note_synthetic()?;
         }
         self.progress.end();
@@ -114,7 +118,7 @@ impl<'a> Session<'a> {
         }
         let made = if group.modes.iter().all(|planned| self.finished(planned).is_some()) {
             self.progress
-                .finish(&format!("reference, {}: not needed again", group.condition));
+                .finish(&format!("reference, {}: not needed again", group.name));
             Ok(())
         } else {
             self.make_reference(group)?
@@ -142,7 +146,7 @@ impl<'a> Session<'a> {
     }
 
     fn make_reference(&mut self, group: &QualityGroup) -> Result<Result<(), ChildFailure>> {
-        let what = format!("reference (float32 standard), {}", group.condition);
+        let what = format!("reference (float32 standard), {}", group.name);
         fs::create_dir_all(&group.directory)
             .with_context(|| format!("create {}", group.directory.display()))?;
         self.progress.start(&what);
@@ -195,6 +199,7 @@ impl<'a> Session<'a> {
                     record.violations = outcome.violations;
                     self.failed += 1;
                 }
+                record.evaluation = outcome.evaluation;
             }
             Err(failure) => {
                 record.status = failure.status;
@@ -244,6 +249,7 @@ fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {
         violations: Vec::new(),
         performance: None,
         quality: None,
+        evaluation: None,
     }
 }
 
@@ -273,7 +279,8 @@ pub fn describe(cell: &Cell) -> String {
             cell.batch_size,
             cell.repeat + 1
         ),
-        CellKind::Quality => format!("{}, {}, quality", cell.mode, cell.condition),
+        CellKind::Sensitivity => format!("{} in {} only, {}", cell.mode, cell.part, cell.condition),
+        kind => format!("{}, {}, {}", cell.mode, cell.condition, kind.as_str()),
     }
 }
 
@@ -285,6 +292,9 @@ pub fn outcome_text(record: &Record) -> String {
     if let Some(performance) = &record.performance {
         let seconds: f64 = performance.batch_seconds.iter().sum();
         return format!("{:.0} tokens/s", performance.tokens as f64 / seconds);
+    }
+    if let Some(evaluation) = &record.evaluation {
+        return evaluation_text(evaluation);
     }
     let tokens = record
         .quality
@@ -299,4 +309,35 @@ pub fn outcome_text(record: &Record) -> String {
             )
         },
     )
+}
+
+fn evaluation_text(evaluation: &Evaluation) -> String {
+    let number =
+        |value: Option<f64>| value.map_or_else(|| "undefined".to_owned(), |value| format!("{value:.4}"));
+    match evaluation {
+        Evaluation::Layers(layers) => match layers.hidden_states.last() {
+            Some(last) => format!(
+                "SNR of the last of {} {:.1} dB",
+                layers.hidden_states.len(),
+                last.snr_db
+            ),
+            None => "no hidden states".to_owned(),
+        },
+        Evaluation::ReverseComplement(strands) => format!(
+            "strands differ by {} bits per base (reference {})",
+            number(strands.strand_difference),
+            number(strands.reference_strand_difference)
+        ),
+        Evaluation::Variants(variants) => {
+            format!(
+                "Spearman's correlation with the reference {}",
+                number(variants.spearman)
+            )
+        }
+        Evaluation::Binning(binning) => format!(
+            "adjusted Rand index {} (reference {})",
+            number(binning.agreement.ari),
+            number(binning.reference_agreement.ari)
+        ),
+    }
 }

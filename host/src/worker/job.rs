@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use qbench_core::{
     data::{DataError, Dataset},
     invariants::Violation,
-    results::{LayerExecution, Performance, Quality},
+    results::{Evaluation, LayerExecution, Performance, Quality},
 };
 use qbench_sdk::DType;
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,23 @@ pub enum Task {
     Reference { directory: PathBuf },
     /// Compare the outputs with those in `directory`.
     Quality { directory: PathBuf },
+    /// Compare the hidden states over so many sequences with those of `reference` in f32, which runs beside.
+    Layers { reference: SchemeChoice, samples: usize },
+    /// Write what the model says to a biological question into `directory`.
+    BiologyReference { question: Question, directory: PathBuf },
+    /// Compare what the model says with what lies in `directory`.
+    Biology { question: Question, directory: PathBuf },
+}
+
+/// What a model is asked about biology.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// Both strands of the first bases of each fragment.
+    ReverseComplement { window_bases: usize },
+    /// All substitutions at some positions, in windows around them.
+    Variants { window_bases: usize, positions: usize },
+    /// Which fragments belong together.
+    Binning,
 }
 
 /// What a worker found.
@@ -84,4 +101,5 @@ pub struct CellOutcome {
     pub violations: Vec<Violation>,
     pub performance: Option<Performance>,
     pub quality: Option<Quality>,
+    pub evaluation: Option<Evaluation>,
 }

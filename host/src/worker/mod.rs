@@ -1,12 +1,15 @@
 //! A cell, run in a process of its own.
 
+mod biology;
+mod forward;
 mod job;
+mod layers;
 mod load;
 mod performance;
 mod quality;
 mod workload;
 
-pub use job::{CellJob, CellOutcome, DataSource, Task};
+pub use job::{CellJob, CellOutcome, DataSource, Question, Task};
 
 use anyhow::Result;
 use qbench_core::results::Status;
@@ -30,6 +33,9 @@ fn run_task(job: &CellJob) -> Result<CellOutcome> {
         } => performance::run(job, *batch_size, *warmup, *max_batches),
         Task::Reference { directory } => quality::make_reference(job, directory),
         Task::Quality { directory } => quality::compare(job, directory),
+        Task::Layers { reference, samples } => layers::run(job, reference, *samples),
+        Task::BiologyReference { question, directory } => biology::make_reference(job, *question, directory),
+        Task::Biology { question, directory } => biology::compare(job, *question, directory),
     }
 }
 

@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use qbench_core::{
     checkpoint::{Checkpoint, Dimensions},
     data::Dataset,
-    workload::{Condition, Padding, PaddingSide, Sampling, TokenisedSequence, Tokenizer, Workload},
+    workload::{
+        Condition, Padding, PaddingSide, Sampling, TokenisedSequence, Tokenizer, WindowTokenizer, Workload,
+    },
 };
 
 use super::CellJob;
@@ -36,13 +38,7 @@ pub(super) fn prepare_with_data(
 ) -> Result<(Prepared, Option<Dataset>)> {
     let dimensions = Dimensions::from_config(checkpoint.config_path(), checkpoint.config())?;
     let condition: Condition = job.condition.parse()?;
-    let limit = match (job.max_tokens, dimensions.max_positions) {
-        (Some(asked), Some(model)) => asked.min(model),
-        (Some(limit), None) | (None, Some(limit)) => limit,
-        (None, None) => bail!(
-            "config.json has no max_position_embeddings: say with --max-tokens how long a sequence may be"
-        ),
-    };
+    let limit = token_limit(job, &dimensions)?;
     if checkpoint.is_synthetic() && checkpoint.tokenizer().is_none() {
         return Ok((random(job, condition, limit, &dimensions)?, None));
     }
@@ -62,6 +58,23 @@ pub(super) fn prepare_with_data(
         real: true,
     };
     Ok((prepared, Some(data)))
+}
+
+/// The tokenizer for windows of a model with one.
+pub(super) fn window_tokenizer(job: &CellJob, checkpoint: &Checkpoint) -> Result<WindowTokenizer> {
+    let dimensions = Dimensions::from_config(checkpoint.config_path(), checkpoint.config())?;
+    let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
+    Ok(Tokenizer::from_directory(directory)?.windows(token_limit(job, &dimensions)?)?)
+}
+
+fn token_limit(job: &CellJob, dimensions: &Dimensions) -> Result<usize> {
+    Ok(match (job.max_tokens, dimensions.max_positions) {
+        (Some(asked), Some(model)) => asked.min(model),
+        (Some(limit), None) | (None, Some(limit)) => limit,
+        (None, None) => bail!(
+            "config.json has no max_position_embeddings: say with --max-tokens how long a sequence may be"
+        ),
+    })
 }
 
 fn padding(id: u32) -> Padding {
