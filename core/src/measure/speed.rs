@@ -1,21 +1,23 @@
-//! Timed batches.
-
-use std::time::Instant;
+//! The work that is timed: forward passes over the batches.
 
 use qbench_sdk::{
     Model, Result,
     backend::{Cache, ForwardOutput, LayerOutput, TokenBatch},
 };
 
+use super::clock::Clock;
 use super::energy::EnergyMeter;
+use super::sampling::{SamplingSettings, TimedPasses, TimedWork, WarmUpRun, sample, warm_up};
 use crate::workload::Batch;
 
-/// What a timed pass over the batches gave.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What timing a model over the batches gave.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
-    /// Seconds of each batch, in order.
-    pub batch_seconds: Vec<f64>,
-    /// Joules that the meter counted from the first batch's start to the last one's end.
+    /// The batches before the timed ones.
+    pub warm_up: WarmUpRun,
+    /// The timed ones.
+    pub timed: TimedPasses,
+    /// Joules that the meter counted from the first timed batch's start to the last one's end.
     pub joules: Option<f64>,
     /// Pooled values that the batches wrote, those that warmed up among them.
     pub outputs: u64,
@@ -23,35 +25,97 @@ pub struct Timing {
     pub non_finite_outputs: u64,
 }
 
-/// Runs `warmup` batches untimed, then every batch once, timed.
+/// Warms the model up and times passes over `batches`.
 ///
 /// The work of a batch is what an embedding job does: a forward pass whose last and second-last hidden states are
-/// averaged over the tokens of each sequence, copied to the host. Time is this process' wall clock around the pass and
-/// the device's completion; nothing else (tokenising, allocating outputs) lies inside.
+/// averaged over the tokens of each sequence, copied to the host. Time is `clock`'s around the pass and the device's
+/// completion; nothing else (tokenising, allocating outputs) lies inside. `seed` is that of the bootstrap that decides
+/// when to stop.
 ///
 /// # Errors
 /// The model's.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a struct of these would have one user and rename them only"
+)]
 pub fn time_batches(
     model: &mut dyn Model,
     layers: usize,
     hidden: usize,
     batches: &[Batch],
-    warmup: usize,
+    settings: &SamplingSettings,
+    seed: u64,
+    clock: &dyn Clock,
     meter: Option<&EnergyMeter>,
 ) -> Result<Timing> {
-    let largest = batches.iter().map(|batch| batch.batch).max().unwrap_or_default();
-    let (mut last, mut second_last) = (vec![0.0; largest * hidden], vec![0.0; largest * hidden]);
-    let (mut outputs, mut non_finite_outputs) = (0, 0);
-    let mut pass = |model: &mut dyn Model, batch: &Batch| {
-        let size = batch.batch * hidden;
+    let mut work = ForwardPasses::new(model, layers, hidden, batches);
+    let warm_up = warm_up(&mut work, clock, settings)?;
+    work.model.reset_peak_memory()?;
+    let before = meter.and_then(EnergyMeter::read);
+    let timed = sample(&mut work, clock, settings, seed)?;
+    let after = meter.and_then(EnergyMeter::read);
+    let joules = match (meter, before, after) {
+        (Some(meter), Some(before), Some(after)) => Some(meter.joules_between(&before, &after)),
+        _ => None,
+    };
+    Ok(Timing {
+        warm_up,
+        timed,
+        joules,
+        outputs: work.outputs,
+        non_finite_outputs: work.non_finite_outputs,
+    })
+}
+
+/// Forward passes of a model with pooled states as output.
+struct ForwardPasses<'a> {
+    model: &'a mut dyn Model,
+    batches: &'a [Batch],
+    layers: usize,
+    hidden: usize,
+    /// Room for the pooled states of the largest batch, last and second-last layer.
+    pooled: [Vec<f32>; 2],
+    outputs: u64,
+    non_finite_outputs: u64,
+}
+
+impl<'a> ForwardPasses<'a> {
+    fn new(model: &'a mut dyn Model, layers: usize, hidden: usize, batches: &'a [Batch]) -> Self {
+        let largest = batches.iter().map(|batch| batch.batch).max().unwrap_or_default();
+        Self {
+            model,
+            batches,
+            layers,
+            hidden,
+            pooled: [(); 2].map(|()| vec![0.0; largest * hidden]),
+            outputs: 0,
+            non_finite_outputs: 0,
+        }
+    }
+}
+
+impl TimedWork for ForwardPasses<'_> {
+    fn batches(&self) -> usize {
+        self.batches.len()
+    }
+
+    fn kind(&self, batch: usize) -> (usize, usize) {
+        let batch = &self.batches[batch];
+        (batch.batch, batch.length)
+    }
+
+    fn run(&mut self, batch: usize) -> Result<()> {
+        let batch = &self.batches[batch];
+        let size = batch.batch * self.hidden;
+        let [last, second_last] = &mut self.pooled;
         let mut output = ForwardOutput {
             pooled: vec![
                 LayerOutput {
-                    layer: layers,
+                    layer: self.layers,
                     data: &mut last[..size],
                 },
                 LayerOutput {
-                    layer: layers.saturating_sub(1),
+                    layer: self.layers.saturating_sub(1),
                     data: &mut second_last[..size],
                 },
             ],
@@ -64,34 +128,16 @@ pub fn time_batches(
             length: batch.length,
             cache: Cache::None,
         };
-        let start = Instant::now();
-        model.forward(tokens, &mut output)?;
-        model.synchronize()?;
-        let seconds = start.elapsed().as_secs_f64();
-        for value in last[..size].iter().chain(&second_last[..size]) {
-            outputs += 1;
-            non_finite_outputs += u64::from(!value.is_finite());
-        }
-        Ok(seconds)
-    };
-    for batch in batches.iter().cycle().take(warmup) {
-        pass(model, batch)?;
+        self.model.forward(tokens, &mut output)?;
+        self.model.synchronize()
     }
-    model.reset_peak_memory()?;
-    let before = meter.and_then(EnergyMeter::read);
-    let batch_seconds = batches
-        .iter()
-        .map(|batch| pass(model, batch))
-        .collect::<Result<Vec<_>>>()?;
-    let after = meter.and_then(EnergyMeter::read);
-    let joules = match (meter, before, after) {
-        (Some(meter), Some(before), Some(after)) => Some(meter.joules_between(&before, &after)),
-        _ => None,
-    };
-    Ok(Timing {
-        batch_seconds,
-        joules,
-        outputs,
-        non_finite_outputs,
-    })
+
+    fn finish(&mut self, batch: usize) -> Result<Option<f64>> {
+        let size = self.batches[batch].batch * self.hidden;
+        for value in self.pooled.iter().flat_map(|states| &states[..size]) {
+            self.outputs += 1;
+            self.non_finite_outputs += u64::from(!value.is_finite());
+        }
+        self.model.device_seconds()
+    }
 }

@@ -46,10 +46,9 @@ pub fn median_interval_percentile(
     resamples: usize,
     generator: &mut impl Rng,
 ) -> Option<Interval> {
-    let tail = (1.0 - CONFIDENCE) / 2.0;
     ends(
         &resampled_medians(samples, resamples, generator)?,
-        [tail, 1.0 - tail],
+        flat_percentiles(),
     )
 }
 
@@ -142,9 +141,22 @@ pub fn median_interval_hierarchical(
             median_in_place(&mut drawn)
         })
         .collect();
-    let reach = student_t(count - 1)?.inverse_cdf(f64::midpoint(1.0, CONFIDENCE));
+    ends(&medians, block_percentiles(count)?)
+}
+
+/// The quantiles that are the ends of a percentile interval.
+pub(super) fn flat_percentiles() -> [f64; 2] {
+    let tail = (1.0 - CONFIDENCE) / 2.0;
+    [tail, 1.0 - tail]
+}
+
+/// The quantiles that are the ends of an interval over so many blocks, two at least: see
+/// [`median_interval_hierarchical`].
+pub(super) fn block_percentiles(blocks: usize) -> Option<[f64; 2]> {
+    let degrees = blocks.checked_sub(1).filter(|&degrees| degrees > 0)?;
+    let reach = student_t(degrees)?.inverse_cdf(f64::midpoint(1.0, CONFIDENCE));
     let tail = Normal::standard().cdf(-reach);
-    ends(&medians, [tail, 1.0 - tail])
+    Some([tail, 1.0 - tail])
 }
 
 fn resampled_medians(samples: &[f64], resamples: usize, generator: &mut impl Rng) -> Option<Vec<f64>> {
@@ -160,7 +172,7 @@ fn resampled_medians(samples: &[f64], resamples: usize, generator: &mut impl Rng
 }
 
 /// The median of at least one value; reorders them.
-fn median_in_place(values: &mut [f64]) -> f64 {
+pub(super) fn median_in_place(values: &mut [f64]) -> f64 {
     let middle = values.len() / 2;
     let odd = values.len() % 2 == 1;
     let (lower, &mut upper, _) = values.select_nth_unstable_by(middle, f64::total_cmp);
@@ -171,7 +183,7 @@ fn median_in_place(values: &mut [f64]) -> f64 {
     below.map_or(upper, |below| f64::midpoint(below, upper))
 }
 
-fn ends(medians: &[f64], [low, high]: [f64; 2]) -> Option<Interval> {
+pub(super) fn ends(medians: &[f64], [low, high]: [f64; 2]) -> Option<Interval> {
     Some(Interval {
         low: quantile(medians, low)?,
         high: quantile(medians, high)?,

@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod clusters;
+mod grouped;
 mod holm;
 mod mcnemar;
 mod outliers;
@@ -15,6 +16,7 @@ mod streamed;
 mod summary;
 #[cfg(test)]
 mod test_samples;
+mod trend;
 mod warm_up;
 
 use statrs::distribution::StudentsT;
@@ -24,6 +26,7 @@ pub use bootstrap::{
     median_interval_percentile,
 };
 pub use clusters::cluster_intervals;
+pub use grouped::{GroupedSamples, grouped_median, grouped_median_interval};
 pub use holm::holm;
 pub use mcnemar::mcnemar;
 pub use outliers::{Fences, Outlier, tukey_outliers};

@@ -4,24 +4,27 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use super::{median, median_interval_percentile};
+use super::GroupedSamples;
 
 /// Resamples for a decision: the interval's ends then move by a few per cent of its width from seed to seed.
 const RESAMPLES: usize = 1_000;
 
-/// Stop when the median is known well enough, or when the time is spent.
+/// Most draws for a decision, about 10 ms, unless [`FEWEST_RESAMPLES`] take more.
+const MOST_DRAWS: usize = 1_000_000;
+const FEWEST_RESAMPLES: usize = 200;
+
+/// Stop when the typical time is known well enough, or when the time is spent.
 ///
-/// Well enough is a relative half-width of the 95 % bootstrap interval of the median of at most the target. Looking at
-/// it again and again and stopping at the first narrow one makes the interval a little too narrow; the reported one
-/// should be computed over all blocks ([`super::median_interval_hierarchical`]), each of which stops on its own.
+/// Well enough is a relative half-width of the 95 % bootstrap interval of at most the target. Looking at it again and
+/// again and stopping at the first narrow one makes the interval a little too narrow; the reported one should be computed
+/// over all blocks ([`super::grouped_median_interval`]), each of which stops on its own.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoppingRule {
     /// Half of the interval's width over the median, such as 0.01.
     pub target_relative_half_width: f64,
     /// Time after which sampling stops anyway.
     pub time_budget: Duration,
-    /// Samples that are taken in any case, also beyond the budget; with fewer than about 10 an interval is often narrow
-    /// by chance.
+    /// Samples without which nothing counts as known; with fewer than about 10 an interval is often narrow by chance.
     pub minimum_samples: usize,
 }
 
@@ -30,37 +33,44 @@ pub struct StoppingRule {
 pub enum Decision {
     /// Take more samples.
     Continue,
-    /// The median is known as well as was asked for.
+    /// The typical time is known as well as was asked for.
     Converged,
-    /// The time is spent and the median is not known as well as was asked for.
+    /// The time is spent and the typical time is not known as well as was asked for.
     BudgetSpent,
 }
 
 impl StoppingRule {
-    /// Decides after `samples`, warm-up left out, that took `elapsed` all in all.
+    /// Decides after `samples`, warm-up left out, when sampling would have taken `until_next` at the end of what would
+    /// be sampled next.
     ///
-    /// It costs about a thousand draws a sample: call it at the counts that [`Self::next_look`] gives.
-    pub fn decide(&self, samples: &[f64], elapsed: Duration, generator: &mut impl Rng) -> Decision {
-        if samples.len() < self.minimum_samples {
-            return Decision::Continue;
-        }
-        let mut relative_half_width = || {
-            let interval = median_interval_percentile(samples, RESAMPLES, generator)?;
-            Some(interval.half_width() / median(samples).filter(|&median| median > 0.0)?)
+    /// It costs up to a thousand draws a sample: call it at the counts that [`Self::next_look`] gives, and when the
+    /// time is spent.
+    pub fn decide(
+        &self,
+        samples: &GroupedSamples,
+        until_next: Duration,
+        generator: &mut impl Rng,
+    ) -> Decision {
+        let precise = |generator| {
+            let affordable = (MOST_DRAWS / samples.count()).clamp(FEWEST_RESAMPLES, RESAMPLES);
+            let interval = samples.interval(affordable, generator);
+            interval.is_some_and(|interval| {
+                interval.half_width() <= self.target_relative_half_width * samples.median()
+            })
         };
-        if relative_half_width().is_some_and(|width| width <= self.target_relative_half_width) {
+        if samples.count() >= self.minimum_samples && precise(generator) {
             Decision::Converged
-        } else if elapsed >= self.time_budget {
+        } else if until_next > self.time_budget {
             Decision::BudgetSpent
         } else {
             Decision::Continue
         }
     }
 
-    /// Count of samples at which to decide next: a tenth more than `count`, the minimum at least, so that deciding costs
-    /// little beside sampling. The time has to be looked at after each sample still: decide once it is spent.
+    /// Count of samples at which to decide next: a quarter more than `count`, the minimum at least, so that deciding
+    /// costs little beside sampling.
     pub fn next_look(&self, count: usize) -> usize {
-        (count + (count / 10).max(1)).max(self.minimum_samples)
+        (count + (count / 4).max(1)).max(self.minimum_samples)
     }
 }
 
@@ -69,7 +79,7 @@ mod tests {
     use rand::SeedableRng;
     use rand::rngs::Xoshiro256PlusPlus as Generator;
 
-    use super::super::test_samples::log_normal;
+    use super::super::{median, test_samples::log_normal};
     use super::*;
 
     const RULE: StoppingRule = StoppingRule {
@@ -78,9 +88,13 @@ mod tests {
         minimum_samples: 10,
     };
 
+    fn one_kind(samples: &[f64]) -> GroupedSamples {
+        GroupedSamples::of::<()>(samples, &[]).unwrap()
+    }
+
     fn decide(samples: &[f64], seconds: u64) -> Decision {
         RULE.decide(
-            samples,
+            &one_kind(samples),
             Duration::from_secs(seconds),
             &mut Generator::seed_from_u64(1),
         )
@@ -93,26 +107,15 @@ mod tests {
         assert_eq!(decide(&steady, 1), Decision::Converged);
         assert_eq!(decide(&steady, 9), Decision::Converged);
         assert_eq!(decide(&busy, 1), Decision::Continue);
-        assert_eq!(decide(&busy, 5), Decision::BudgetSpent);
+        assert_eq!(decide(&busy, 5), Decision::Continue, "the next ends in time");
+        assert_eq!(decide(&busy, 6), Decision::BudgetSpent);
     }
 
     #[test]
-    fn the_minimum_is_taken_in_any_case() {
-        assert_eq!(decide(&[1.0; 9], 60), Decision::Continue);
+    fn without_the_minimum_nothing_is_known() {
+        assert_eq!(decide(&[1.0; 9], 1), Decision::Continue);
+        assert_eq!(decide(&[1.0; 9], 60), Decision::BudgetSpent);
         assert_eq!(decide(&[1.0; 10], 60), Decision::Converged);
-        let one = StoppingRule {
-            minimum_samples: 1,
-            ..RULE
-        };
-        let mut generator = Generator::seed_from_u64(1);
-        assert_eq!(
-            one.decide(&[1.0], Duration::ZERO, &mut generator),
-            Decision::Continue
-        );
-        assert_eq!(
-            one.decide(&[1.0], RULE.time_budget, &mut generator),
-            Decision::BudgetSpent
-        );
     }
 
     /// The standard error of the median of n log-normal times that deviate by 3 % is about 1.2533 · 0.03 / √n, hence
@@ -129,7 +132,8 @@ mod tests {
                     if samples.len() < next {
                         continue;
                     }
-                    if RULE.decide(&samples, Duration::ZERO, &mut generator) == Decision::Converged {
+                    let grouped = one_kind(&samples);
+                    if RULE.decide(&grouped, Duration::ZERO, &mut generator) == Decision::Converged {
                         return samples.len() as f64;
                     }
                     next = RULE.next_look(samples.len());
@@ -146,7 +150,7 @@ mod tests {
     fn looks_become_rarer() {
         assert_eq!(
             [0, 9, 10, 19, 20, 1000].map(|count| RULE.next_look(count)),
-            [10, 10, 11, 20, 22, 1100]
+            [10, 11, 12, 23, 25, 1250]
         );
     }
 }

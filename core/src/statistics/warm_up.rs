@@ -8,8 +8,15 @@
 //!
 //! One interrupted batch late in a run outweighs a whole warm-up in a sum of squares. Samples are therefore first
 //! clamped to Tukey's outer fences of the second half of the run.
+//!
+//! The rule alone takes a series whose last few samples are the first fast ones for steady. What it keeps must
+//! therefore not fall by the test of Mann and Kendall, which a steady series fails once in twenty times.
 
+use super::trend::falling_trend_p;
 use super::{Fences, median};
+
+/// Probability with which a steady series is taken for a falling one.
+const FALSE_ALARM: f64 = 0.05;
 
 /// Below this many samples nothing can be told: a quarter of them says what is ordinary.
 const MINIMUM_SAMPLES: usize = 8;
@@ -71,9 +78,10 @@ pub fn detect_warm_up(samples: &[f64], cap: usize) -> WarmUp {
         }
     }
     let (_, discard) = best;
+    let falls = || falling_trend_p(&samples[discard..]).is_some_and(|p| p < FALSE_ALARM);
     WarmUp {
         discard,
-        settled: discard < limit || limit == 0 && cap == 0,
+        settled: cap == 0 || (discard < limit && !falls()),
     }
 }
 
@@ -163,6 +171,19 @@ mod tests {
                 settled: true
             }
         );
+    }
+
+    #[test]
+    fn a_series_that_has_just_become_fast_is_not_steady() {
+        let times = |slow: usize, fast: usize| [vec![3.0; slow], vec![1.0; fast]].concat();
+        for fast in 2..=7 {
+            assert!(!detect_warm_up(&times(6, fast), 50).settled, "{fast}");
+        }
+        let expected = WarmUp {
+            discard: 6,
+            settled: true,
+        };
+        assert_eq!(detect_warm_up(&times(6, 8), 50), expected);
     }
 
     #[test]
