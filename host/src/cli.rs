@@ -142,13 +142,20 @@ pub struct RunArgs {
     /// Sequences a call.
     #[arg(long, value_name = "N", num_args = 1.., value_delimiter = ',', default_value = "4")]
     pub batch_sizes: Vec<NonZeroUsize>,
-    /// Batches that run before the timed ones.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub warmup: usize,
+    /// Batches that run before the timed ones [default: until their times are steady, 50 batches and a fifth of the time
+    /// budget at most].
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
     /// Times that each cell runs, in a fresh process each.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = at_least::<1>)]
     pub num_repeats: usize,
-    /// Timed batches a cell at most.
+    /// Timing stops when the 95 % interval of the typical time of a batch is within this share of it to either side.
+    #[arg(long, value_name = "SHARE", default_value = "1%", value_parser = share_of_time)]
+    pub target_ci: f64,
+    /// Seconds after which timing stops anyway; every batch is timed once in any case.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = not_negative)]
+    pub time_budget: f64,
+    /// Batches of a pass at most.
     #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub max_batches: Option<usize>,
     /// Seed of everything that is drawn.
@@ -240,6 +247,14 @@ fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         Ok(_) => Err("expected more than 0".to_owned()),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        Ok(_) => Err("expected 0 or more".to_owned()),
         Err(error) => Err(format!("{error}")),
     }
 }

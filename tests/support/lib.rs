@@ -87,6 +87,8 @@ pub fn small_run(outdir: &Path) -> Command {
             "1",
             "--num-repeats",
             "1",
+            "--time-budget",
+            "0",
             "--threads",
             "2",
             "--outdir",

@@ -8,8 +8,8 @@ use super::measured::{Block, CellKey, CompareError, Measured, MeasuredCell};
 use super::render::percent;
 use crate::statistics::{Effect, Interval, MINIMUM_PAIRS, PairedTest, Question, holm, median};
 
-/// Tokens in a batch may differ by this share between A and B before they count as different work. A run that stops
-/// within a pass over its batches has not timed each equally often.
+/// Tokens in a batch may differ by this share between A and B before they count as different work. Ours times whole
+/// passes, hence the same work to the token; other programs may not.
 const WORK_TOLERANCE: f64 = 0.01;
 
 /// What stands for the time of a block.

@@ -9,7 +9,6 @@ use crate::results::{
     BenchmarkRow, JOURNAL_FILE, Record, ResultsError, read_benchmark, read_benchmarks, read_journal,
     read_journal_file,
 };
-use crate::statistics::median;
 
 /// Why measurements cannot be compared.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +124,7 @@ impl std::fmt::Display for CellKey {
 /// One repeat of a cell: a process of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Block {
-    /// Median of the seconds of its batches, where they were kept.
+    /// Typical seconds of a batch (with batches of one shape their median), where it is known.
     pub median_seconds: Option<f64>,
     /// Mean of the same.
     pub mean_seconds: f64,
@@ -152,7 +151,7 @@ impl Block {
             .and_then(|(total, runs)| per_batch(total, runs));
         let mean_tokens = row.mean_tokens.zip(row.batch_size);
         (mean_seconds.is_finite() && mean_seconds > 0.0).then(|| Self {
-            median_seconds: None,
+            median_seconds: row.batch_ms_median.map(|milliseconds| milliseconds / 1e3),
             mean_seconds,
             tokens_per_batch: tokens.or(mean_tokens.map(|(tokens, size)| tokens * size as f64)),
             tokens_per_s: row.tokens_per_s,
@@ -229,26 +228,18 @@ impl Measured {
     }
 
     fn add_records(&mut self, records: &[Record]) {
-        for record in records {
-            let Some(row) = BenchmarkRow::from_record(record) else {
-                continue;
-            };
-            let seconds = record
-                .performance
-                .as_ref()
-                .and_then(|performance| median(&performance.batch_seconds));
-            self.add(&row, seconds);
-        }
+        let rows: Vec<BenchmarkRow> = records.iter().filter_map(BenchmarkRow::from_record).collect();
+        self.add_rows(&rows);
     }
 
     fn add_rows(&mut self, rows: &[BenchmarkRow]) {
         for row in rows {
-            self.add(row, None);
+            self.add(row);
         }
     }
 
     /// Adds one repeat. The original's tables do not number repeats: theirs are numbered as they come.
-    fn add(&mut self, row: &BenchmarkRow, median_seconds: Option<f64>) {
+    fn add(&mut self, row: &BenchmarkRow) {
         let key = CellKey::of(row);
         let place = self.cells.iter().position(|cell| cell.key == key);
         let place = place.unwrap_or_else(|| {
@@ -264,13 +255,7 @@ impl Measured {
             Some(block) => {
                 let next = cell.blocks.keys().next_back().map_or(0, |last| last + 1);
                 let repeat = row.repeat.filter(|repeat| !cell.blocks.contains_key(repeat));
-                cell.blocks.insert(
-                    repeat.unwrap_or(next),
-                    Block {
-                        median_seconds,
-                        ..block
-                    },
-                );
+                cell.blocks.insert(repeat.unwrap_or(next), block);
             }
             None if row.is_ok() => cell.failures.push("no time was recorded".to_owned()),
             None => cell.failures.push(format!("{}: {}", row.status, row.reason)),

@@ -14,6 +14,7 @@ const QUESTION: Question = Question {
 fn record(mode: &str, repeat: usize, seconds: f64) -> Record {
     let mut record = performance_record(mode, repeat);
     if let Some(performance) = &mut record.performance {
+        performance.batches.truncate(1);
         performance.batch_seconds = vec![2.0, seconds, 50.0];
     }
     record
@@ -214,14 +215,7 @@ fn a_journal_its_copy_and_its_table_hold_the_same_cells() {
 
     let table = write_benchmark(directory.path(), "1", &records, &serde_json::json!({})).unwrap();
     let from_table = Measured::read(&table).unwrap();
-    let blocks = |measured: &Measured| measured.cells[0].blocks.clone();
-    for (repeat, block) in blocks(&from_directory) {
-        let expected = Block {
-            median_seconds: None,
-            ..block
-        };
-        assert_eq!(blocks(&from_table)[&repeat], expected);
-    }
+    assert_eq!(from_table.cells, from_directory.cells);
 }
 
 #[test]

@@ -181,7 +181,10 @@ pub fn sample(
                 });
         }
         passes += 1;
-        let until_next = clock.now().saturating_sub(start).mul_f64(1.0 + 1.0 / passes as f64);
+        let until_next = clock
+            .now()
+            .saturating_sub(start)
+            .mul_f64(1.0 + 1.0 / passes as f64);
         if batch_seconds.len() < next_look && until_next <= rule.time_budget && !kinds.is_empty() {
             continue;
         }

@@ -20,7 +20,7 @@ const GB: f64 = 1e9;
 const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// Columns that hold text; all others hold numbers.
-const TEXT: [&str; 17] = [
+const TEXT: [&str; 19] = [
     "model",
     "commit",
     "gpu_name",
@@ -38,6 +38,8 @@ const TEXT: [&str; 17] = [
     "energy_reason",
     "execution",
     "device_name",
+    "timing",
+    "warmup_settled",
 ];
 
 /// One row of a benchmark table: a measured cell, or one that failed. Also read from the original system's tables,
@@ -104,6 +106,28 @@ pub struct BenchmarkRow {
     pub execution: String,
     pub truncated_seqs: Option<u64>,
     pub threads: Option<u64>,
+    /// Times that the batches ran, each once.
+    pub passes: Option<u64>,
+    /// The typical time of a batch, with batches of one shape the median.
+    pub batch_ms_median: Option<f64>,
+    pub batch_ms_ci_low: Option<f64>,
+    pub batch_ms_ci_high: Option<f64>,
+    pub batch_ms_std: Option<f64>,
+    pub batch_ms_min: Option<f64>,
+    pub batch_ms_max: Option<f64>,
+    pub batch_ms_p90: Option<f64>,
+    pub batch_ms_p99: Option<f64>,
+    pub batch_outliers: Option<u64>,
+    /// The typical time of a batch by the device's own clock.
+    pub device_ms_median: Option<f64>,
+    /// At the typical time.
+    pub tokens_per_s_median: Option<f64>,
+    pub bases_per_s_median: Option<f64>,
+    /// [`Convergence`](crate::measure::sampling::Convergence) in words.
+    pub timing: String,
+    pub warmup_s: Option<f64>,
+    /// `yes` or `no`; empty where the number of warm-up batches was given.
+    pub warmup_settled: String,
 }
 
 impl BenchmarkRow {
@@ -169,7 +193,7 @@ impl BenchmarkRow {
         self.mean_bp = performance.mean_bp;
         self.mean_tokens = Some(performance.mean_tokens);
         self.runs = Some(batches as u64);
-        self.warmup = Some(performance.warmup_batches as u64);
+        self.warmup = Some(performance.warm_up.batch_seconds.len() as u64);
         self.E2EL_ms = duration.map(|duration| duration / batches as f64 * 1e3);
         self.seqs_per_s = per_second(performance.sequences as f64);
         self.tokens_per_s = per_second(performance.tokens as f64);
@@ -206,6 +230,40 @@ impl BenchmarkRow {
         self.energy_reason.clone_from(&performance.energy_reason);
         self.truncated_seqs = Some(performance.truncated_sequences);
         self.threads = Some(performance.threads as u64);
+        self.fill_times(performance);
+    }
+
+    fn fill_times(&mut self, performance: &Performance) {
+        let milliseconds = |seconds: f64| seconds * 1e3;
+        let batches = performance.batch_seconds.len();
+        self.passes = batches
+            .checked_div(performance.batches.len())
+            .map(|passes| passes as u64);
+        if let Some(times) = performance.batch_times() {
+            let per_second = |count: u64| {
+                let count = count as f64 / batches as f64;
+                quotient(Some(count), Some(times.median))
+            };
+            self.batch_ms_median = Some(milliseconds(times.median));
+            self.batch_ms_ci_low = times.interval.map(|interval| milliseconds(interval.low));
+            self.batch_ms_ci_high = times.interval.map(|interval| milliseconds(interval.high));
+            self.batch_ms_std = times.std.map(milliseconds);
+            self.batch_ms_min = Some(milliseconds(times.min));
+            self.batch_ms_max = Some(milliseconds(times.max));
+            self.batch_ms_p90 = times.p90.map(milliseconds);
+            self.batch_ms_p99 = times.p99.map(milliseconds);
+            self.batch_outliers = Some(times.outliers as u64);
+            self.tokens_per_s_median = per_second(performance.tokens);
+            self.bases_per_s_median = performance.bases.and_then(per_second);
+        }
+        self.device_ms_median = performance.device_median().map(milliseconds);
+        if let Some(convergence) = performance.convergence {
+            convergence.as_str().clone_into(&mut self.timing);
+        }
+        self.warmup_s = Some(performance.warm_up.batch_seconds.iter().sum());
+        if let Some(settled) = performance.warm_up.settled {
+            if settled { "yes" } else { "no" }.clone_into(&mut self.warmup_settled);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! `cells.jsonl` is the record ([`Journal`]); `benchmark_<timestamp>.csv` ([`write_benchmark`]) and the quality tables
 //! ([`write_quality_tables`]) are computed from it. The readers also take the files of the original Python system.
 
+mod batch_times;
 mod benchmark;
 mod csv_table;
 mod error;
@@ -18,6 +19,7 @@ pub(crate) mod test_records;
 mod token_columns;
 mod token_quality;
 
+pub use batch_times::BatchTimes;
 pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
 pub use error::ResultsError;
 pub use evaluation::{

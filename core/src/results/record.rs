@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Evaluation, TokenQuality};
 use crate::invariants::Violation;
+use crate::measure::sampling::{Convergence, WarmUpRun};
+use crate::statistics::Interval;
 
 /// Id of this record format, written into every line.
 pub const RECORD_SCHEMA: &str = "qbench.record/1";
@@ -168,11 +170,25 @@ pub struct LayerExecution {
 /// The numbers of a performance cell. A value that could not be measured is `None`, never 0.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Performance {
-    /// Seconds of each timed batch, in order.
+    /// The batches of a pass, in the order in which they ran.
+    #[serde(default)]
+    pub batches: Vec<BatchShape>,
+    /// Seconds of each timed batch by the host's clock, whole passes one after the other: the sample at `i` is of
+    /// `batches[i mod batches.len()]`.
     pub batch_seconds: Vec<f64>,
-    /// Warm-up batches that were run and not counted.
-    pub warmup_batches: usize,
-    /// Sequences in the timed batches.
+    /// Seconds of the same batches by the device's own clock; empty where it has none.
+    #[serde(default)]
+    pub device_seconds: Vec<f64>,
+    /// The batches that ran before the timed ones.
+    #[serde(default)]
+    pub warm_up: WarmUpRun,
+    /// Why timing stopped.
+    #[serde(default)]
+    pub convergence: Option<Convergence>,
+    /// 95 % interval of the typical seconds of a batch within this process; `None` of too few samples.
+    #[serde(default)]
+    pub interval: Option<Interval>,
+    /// Sequences in the timed batches, those of all passes together.
     pub sequences: u64,
     /// Tokens in the timed batches, padding left out.
     pub tokens: u64,
@@ -218,6 +234,17 @@ pub struct Performance {
     pub commit: String,
     /// Threads that the backend was given.
     pub threads: usize,
+}
+
+/// What a batch holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchShape {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of the longest, to which the others are padded.
+    pub length: usize,
+    /// Tokens, padding left out.
+    pub tokens: u64,
 }
 
 /// The numbers of a quality cell.

@@ -1,6 +1,7 @@
 //! Records for tests, with numbers that are easy to work out by hand.
 
 use super::*;
+use crate::measure::sampling::{Convergence, WarmUpRun};
 use crate::statistics::Interval;
 
 /// Two timed batches of 2 s and 3 s: 10 sequences, 1000 tokens, 5000 bases; 20 J; 3 GB static and 4 GB peak;
@@ -20,8 +21,19 @@ pub(crate) fn performance_record(mode: &str, repeat: usize) -> Record {
         warnings: Vec::new(),
         violations: Vec::new(),
         performance: Some(Performance {
+            batches: [(4, 120, 400), (6, 130, 600)]
+                .map(|(sequences, length, tokens)| BatchShape {
+                    sequences,
+                    length,
+                    tokens,
+                })
+                .to_vec(),
             batch_seconds: vec![2.0, 3.0],
-            warmup_batches: 1,
+            warm_up: WarmUpRun {
+                batch_seconds: vec![2.5],
+                settled: Some(false),
+            },
+            convergence: Some(Convergence::NotConverged),
             sequences: 10,
             tokens: 1000,
             bases: Some(5000),

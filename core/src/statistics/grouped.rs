@@ -1,8 +1,8 @@
 //! Times of work of several kinds: batches that differ in length take different times on the quietest machine, and what
 //! they differ by is no noise.
 //!
-//! Samples are grouped by kind (batches of one shape). The typical time is Σ share · median over the kinds, the robust
-//! counterpart of the mean time of a batch: with one kind it is the median. Intervals come from a stratified bootstrap
+//! Samples are grouped by kind (batches of one shape). The typical time is the mean over the batches of a pass of the
+//! median of their kind, the robust counterpart of their mean time: with one kind it is the median. Intervals come from a stratified bootstrap
 //! (A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.2): samples are drawn
 //! within their kind, so that what kinds differ by does not widen them.
 
@@ -36,8 +36,8 @@ pub struct GroupedSamples {
 
 #[derive(Clone, Debug, PartialEq)]
 struct Kind {
-    /// Of a pass over all work, the share that is of this kind.
-    share: f64,
+    /// Pieces of work of this kind in a pass.
+    pieces: usize,
     samples: Vec<f64>,
     median: f64,
 }
@@ -73,9 +73,8 @@ impl GroupedSamples {
                 .filter(|(kind, _)| **kind == place)
                 .map(|(_, &sample)| sample)
                 .collect();
-            let count = kind_of_piece.iter().filter(|kind| **kind == place).count();
             Some(Kind {
-                share: count as f64 / pieces as f64,
+                pieces: kind_of_piece.iter().filter(|kind| **kind == place).count(),
                 median: median(&samples)?,
                 samples,
             })
@@ -91,9 +90,9 @@ impl GroupedSamples {
         self.kind_of_sample.len()
     }
 
-    /// The typical time: Σ share · median over the kinds. With one kind the median.
+    /// The typical time: the mean over the pieces of a pass of the median of their kind. With one kind the median.
     pub fn median(&self) -> f64 {
-        self.kinds.iter().map(|kind| kind.share * kind.median).sum()
+        typical(&self.kinds, self.kinds.iter().map(|kind| kind.median))
     }
 
     /// The samples, in their order, with what kinds differ by taken out: each times the typical time over the median of
@@ -132,9 +131,7 @@ pub fn grouped_median_interval(
     resamples: usize,
     generator: &mut impl Rng,
 ) -> Option<Interval> {
-    let shares = |block: &GroupedSamples| block.kinds.iter().map(|kind| kind.share).collect::<Vec<_>>();
-    let first = shares(blocks.first()?);
-    if blocks.len() < 2 || blocks.iter().any(|block| shares(block) != first) {
+    if blocks.len() < 2 || !of_the_same_work(blocks) {
         return None;
     }
     let all: Vec<&GroupedSamples> = blocks.iter().collect();
@@ -148,19 +145,27 @@ pub fn grouped_median_interval(
 /// The typical time of all samples of `blocks`, those of a kind pooled; `None` without blocks or when they are not of
 /// the same kinds of work.
 pub fn grouped_median(blocks: &[GroupedSamples]) -> Option<f64> {
-    let first = blocks.first()?;
-    let pooled = first.kinds.iter().enumerate().map(|(place, kind)| {
-        let mut samples = Vec::new();
-        for block in blocks {
-            let same = block.kinds.get(place).filter(|same| same.share == kind.share)?;
-            samples.extend_from_slice(&same.samples);
-        }
-        Some(kind.share * median(&samples)?)
+    let kinds = &blocks.first().filter(|_| of_the_same_work(blocks))?.kinds;
+    let medians = (0..kinds.len()).map(|place| {
+        let samples = blocks.iter().map(|block| block.kinds[place].samples.as_slice());
+        median(&samples.collect::<Vec<_>>().concat())
     });
-    if blocks.iter().any(|block| block.kinds.len() != first.kinds.len()) {
-        return None;
-    }
-    pooled.sum()
+    Some(typical(kinds, medians.collect::<Option<Vec<_>>>()?.into_iter()))
+}
+
+fn of_the_same_work(blocks: &[GroupedSamples]) -> bool {
+    let pieces = |block: &GroupedSamples| block.kinds.iter().map(|kind| kind.pieces).collect::<Vec<_>>();
+    blocks.windows(2).all(|pair| pieces(&pair[0]) == pieces(&pair[1]))
+}
+
+/// The mean over the pieces of a pass, of a value of each kind.
+fn typical(kinds: &[Kind], values: impl Iterator<Item = f64>) -> f64 {
+    let total: f64 = kinds
+        .iter()
+        .zip(values)
+        .map(|(kind, value)| kind.pieces as f64 * value)
+        .sum();
+    total / kinds.iter().map(|kind| kind.pieces).sum::<usize>() as f64
 }
 
 /// Resampled typical times: as many blocks as there are, picked by `pick`, and of each kind in each as many samples as
@@ -182,14 +187,12 @@ fn resampled<G: Rng>(
                 let block = blocks[pick(generator)];
                 for (drawn, kind) in drawn.iter_mut().zip(&block.kinds) {
                     let samples = &kind.samples;
-                    drawn.extend((0..samples.len()).map(|_| samples[generator.random_range(0..samples.len())]));
+                    drawn.extend(
+                        (0..samples.len()).map(|_| samples[generator.random_range(0..samples.len())]),
+                    );
                 }
             }
-            kinds
-                .iter()
-                .zip(&mut drawn)
-                .map(|(kind, drawn)| kind.share * median_in_place(drawn))
-                .sum()
+            typical(kinds, drawn.iter_mut().map(|drawn| median_in_place(drawn)))
         })
         .collect()
 }
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_weighed_by_their_share_of_a_pass() {
+    fn kinds_are_weighed_by_their_pieces_in_a_pass() {
         // Two passes over three batches, the first and the third of one shape: medians 1.5 and 10.5.
         let samples = [1.0, 10.0, 2.0, 1.0, 11.0, 2.0];
         let grouped = grouped(&samples, &[4, 9, 4]);
@@ -266,7 +269,11 @@ mod tests {
         assert!(interval(8, &[1, 2, 3, 4]).is_none() && interval(12, &[1, 2, 3, 4]).is_some());
         assert_eq!(GroupedSamples::of(&[], &ONE_KIND), None);
         assert_eq!(GroupedSamples::of(&[1.0, f64::NAN], &ONE_KIND), None);
-        assert_eq!(GroupedSamples::of(&[1.0], &[1, 2]), None, "no sample of the second");
+        assert_eq!(
+            GroupedSamples::of(&[1.0], &[1, 2]),
+            None,
+            "no sample of the second"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ use clap::ValueEnum;
 use qbench_core::{
     checkpoint::{Checkpoint, Granularity, ModelSource, ModulePolicy, Part, parts},
     data::Dataset,
+    measure::sampling::SamplingSettings,
     workload::Condition,
 };
 use qbench_sdk::{DType, backend::DeviceInfo};
@@ -73,7 +74,7 @@ pub struct Configuration {
     pub device: DeviceInfo,
     #[serde(serialize_with = "serialize_precision")]
     pub precision: DType,
-    pub warmup: usize,
+    pub sampling: SamplingSettings,
     pub max_batches: Option<usize>,
     pub bins: Vec<usize>,
     pub samples_per_condition: usize,
@@ -145,7 +146,11 @@ impl Plan {
             backend,
             device,
             precision,
-            warmup: arguments.warmup,
+            sampling: SamplingSettings {
+                warm_up: arguments.warmup,
+                target_ci: arguments.target_ci,
+                time_budget_seconds: arguments.time_budget,
+            },
             max_batches: arguments.max_batches,
             bins: arguments.bins.clone(),
             samples_per_condition: arguments.samples_per_cond,

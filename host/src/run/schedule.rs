@@ -72,7 +72,7 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
                 for scheme in &plan.modes {
                     let task = Task::Performance {
                         batch_size,
-                        warmup: plan.configuration.warmup,
+                        sampling: plan.configuration.sampling,
                         max_batches: plan.configuration.max_batches,
                     };
                     block.push(PlannedCell {

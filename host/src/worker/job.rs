@@ -5,6 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use qbench_core::{
     data::{DataError, Dataset},
     invariants::Violation,
+    measure::sampling::SamplingSettings,
     results::{Evaluation, LayerExecution, Performance, Quality},
 };
 use qbench_sdk::DType;
@@ -66,7 +67,7 @@ pub enum Task {
     /// Time batches.
     Performance {
         batch_size: NonZeroUsize,
-        warmup: usize,
+        sampling: SamplingSettings,
         max_batches: Option<usize>,
     },
     /// Write the outputs that modes are compared with into `directory`.

@@ -28,9 +28,9 @@ fn run_task(job: &CellJob) -> Result<CellOutcome> {
     match &job.task {
         Task::Performance {
             batch_size,
-            warmup,
+            sampling,
             max_batches,
-        } => performance::run(job, *batch_size, *warmup, *max_batches),
+        } => performance::run(job, *batch_size, sampling, *max_batches),
         Task::Reference { directory } => quality::make_reference(job, directory),
         Task::Quality { directory } => quality::compare(job, directory),
         Task::Layers { reference, samples } => layers::run(job, reference, *samples),

@@ -6,13 +6,15 @@ use anyhow::Result;
 use qbench_core::{
     invariants::finite_outputs,
     measure::{
+        clock::WallClock,
         energy::EnergyMeter,
         flops::{
             AttentionPairs, DecoderShape, OutputHead, flops_per_sequence_exact, flops_per_sequence_original,
         },
+        sampling::SamplingSettings,
         speed::time_batches,
     },
-    results::Performance,
+    results::{BatchShape, Performance},
     workload::{Batch, batches},
 };
 
@@ -25,7 +27,7 @@ use super::{
 pub(super) fn run(
     job: &CellJob,
     batch_size: NonZeroUsize,
-    warmup: usize,
+    sampling: &SamplingSettings,
     max_batches: Option<usize>,
 ) -> Result<CellOutcome> {
     let checkpoint = open_checkpoint(job)?;
@@ -50,14 +52,14 @@ pub(super) fn run(
         loaded.info.layers,
         loaded.info.hidden_size,
         &batches,
-        warmup,
+        sampling,
+        job.seed,
+        &WallClock::start(),
         meter.as_ref().ok(),
     )?;
     let memory = loaded.model.memory()?;
 
     let performance = Performance {
-        batch_seconds: timing.batch_seconds,
-        warmup_batches: warmup,
         tokenize_seconds,
         load_seconds: loaded.load_seconds,
         quantize_seconds: loaded.quantize_seconds,
@@ -69,8 +71,9 @@ pub(super) fn run(
         energy_reason: meter.err().unwrap_or_default(),
         commit: job.commit.clone(),
         threads: job.threads,
-        ..describe(&prepared, &batches, &loaded, job)
-    };
+        ..describe(&prepared, &batches, timing.timed.passes, &loaded, job)
+    }
+    .with_times(timing.warm_up, timing.timed, job.seed);
     let violations = finite_outputs(timing.non_finite_outputs, timing.outputs)
         .into_iter()
         .collect();
@@ -91,10 +94,17 @@ fn meter(job: &CellJob) -> Result<EnergyMeter, String> {
     }
 }
 
-/// Everything that follows from the sequences and the model's shape.
-fn describe(prepared: &Prepared, batches: &[Batch], loaded: &Loaded, job: &CellJob) -> Performance {
+/// Everything that follows from the sequences, run `passes` times, and the model's shape.
+fn describe(
+    prepared: &Prepared,
+    batches: &[Batch],
+    passes: usize,
+    loaded: &Loaded,
+    job: &CellJob,
+) -> Performance {
     let info = &loaded.info;
-    let sum = |count: fn(&Batch) -> u64| batches.iter().map(count).sum::<u64>();
+    let passes = passes as u64;
+    let sum = |count: fn(&Batch) -> u64| passes * batches.iter().map(count).sum::<u64>();
     let sequences: usize = batches.iter().map(|batch| batch.batch).sum();
     // Batches take the sequences in order.
     let lengths: Vec<usize> = prepared.workload.sequences[..sequences]
@@ -124,7 +134,8 @@ fn describe(prepared: &Prepared, batches: &[Batch], loaded: &Loaded, job: &CellJ
     // The timed pass ends in pooled hidden states and computes no logits.
     let exact = |tokens| flops_per_sequence_exact(&shape, tokens, AttentionPairs::Causal, OutputHead::None);
     Performance {
-        sequences: sequences as u64,
+        batches: batches.iter().map(shape_of).collect(),
+        sequences: passes * sequences as u64,
         tokens: sum(|batch| batch.tokens),
         bases: prepared.real.then(|| sum(|batch| batch.bases)),
         mean_bp: prepared.real.then(|| prepared.workload.mean_bp()),
@@ -137,5 +148,13 @@ fn describe(prepared: &Prepared, batches: &[Batch], loaded: &Loaded, job: &CellJ
         cuda: loaded.device.cuda.clone(),
         library: job.backend.info.library.clone(),
         ..Performance::default()
+    }
+}
+
+fn shape_of(batch: &Batch) -> BatchShape {
+    BatchShape {
+        sequences: batch.batch,
+        length: batch.length,
+        tokens: batch.tokens,
     }
 }

@@ -104,14 +104,20 @@ fn noisy_times_run_until_the_budget_and_not_beyond() {
 fn a_first_pass_is_always_finished() {
     let slow = |_, _| 2.0;
     let (_, passes) = timed(&[(4, 100); 7], &SETTINGS, slow);
-    assert_eq!((passes.passes, passes.convergence), (1, Convergence::NotConverged));
+    assert_eq!(
+        (passes.passes, passes.convergence),
+        (1, Convergence::NotConverged)
+    );
     let no_time = SamplingSettings {
         time_budget_seconds: 0.0,
         ..SETTINGS
     };
     assert_eq!(timed(&[(4, 100); 7], &no_time, slow).1.passes, 1);
     let (_, none) = timed(&[], &SETTINGS, slow);
-    assert_eq!((none.batch_seconds.len(), none.convergence), (0, Convergence::Converged));
+    assert_eq!(
+        (none.batch_seconds.len(), none.convergence),
+        (0, Convergence::Converged)
+    );
 }
 
 #[test]
@@ -128,7 +134,12 @@ fn batches_of_different_lengths_converge_although_their_times_differ() {
 #[test]
 fn what_follows_a_batch_is_not_timed_and_a_device_without_a_clock_has_none() {
     let (_, passes) = timed(&[(1, 1); 3], &SETTINGS, |_, _| 0.01);
-    assert!(passes.batch_seconds.iter().all(|seconds| (seconds - 0.01).abs() < ROUNDING));
+    assert!(
+        passes
+            .batch_seconds
+            .iter()
+            .all(|seconds| (seconds - 0.01).abs() < ROUNDING)
+    );
     let clock = SimulatedClock::default();
     let mut work = Simulated {
         clock: &clock,
@@ -148,7 +159,12 @@ fn the_warm_up_ends_when_times_are_steady() {
     assert_eq!(run.settled, Some(true));
     // Six slow batches are less than half of all once eight steady ones have followed.
     assert_eq!(run.batch_seconds.len(), 14);
-    assert!(passes.batch_seconds.iter().all(|seconds| (seconds - 0.01).abs() < ROUNDING));
+    assert!(
+        passes
+            .batch_seconds
+            .iter()
+            .all(|seconds| (seconds - 0.01).abs() < ROUNDING)
+    );
 }
 
 #[test]

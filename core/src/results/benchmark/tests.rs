@@ -35,7 +35,9 @@ fn columns_are_the_originals_in_order_then_ours() {
          TFLOPs_per_s,eff_seq_per_TFLOP,eff_tokens_per_TFLOP,tokens_per_watt,repeat,status,reason,backend,device,\
          device_name,bases_per_s,static_vram_GB,duration_s,total_seqs,total_tokens,total_bases,load_s,quantize_s,\
          quantize_GB_per_s,tokenize_s,flops_per_seq_exact,J_per_token,J_per_Mbp,memory_measured_by,energy_reason,\
-         execution,truncated_seqs,threads\n"
+         execution,truncated_seqs,threads,passes,batch_ms_median,batch_ms_ci_low,batch_ms_ci_high,batch_ms_std,\
+         batch_ms_min,batch_ms_max,batch_ms_p90,batch_ms_p99,batch_outliers,device_ms_median,tokens_per_s_median,\
+         bases_per_s_median,timing,warmup_s,warmup_settled\n"
     );
 }
 
@@ -58,6 +60,16 @@ fn derived_columns_follow_their_definitions() {
     assert_close(row.static_vram_GB, 3.0);
     assert_close(row.peak_vram_GB, 4.0);
     assert_close(row.quantize_GB_per_s, 4.0);
+    // Two shapes, once each: the typical time is the mean of 2 s and 3 s.
+    assert_close(row.batch_ms_median, 2500.0);
+    assert_close(row.tokens_per_s_median, 200.0);
+    assert_close(row.bases_per_s_median, 1000.0);
+    assert_close(row.warmup_s, 2.5);
+    assert_eq!(
+        (row.timing.as_str(), row.warmup_settled.as_str()),
+        ("not_converged", "no")
+    );
+    assert_eq!((row.passes, row.device_ms_median), (Some(1), None));
     assert_eq!((row.runs, row.warmup, row.repeat), (Some(2), Some(1), Some(0)));
     assert_eq!(
         (row.gpu_name.as_str(), row.device_name.as_str()),
