@@ -129,6 +129,8 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
         "2",
         "--num-repeats",
         "2",
+        "--time-budget",
+        "0",
     ]);
     command.args(["--json", "--quiet", "--outdir"]).arg(outdir.path());
     let output = command.output().unwrap();

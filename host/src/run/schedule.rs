@@ -58,8 +58,7 @@ impl Schedule {
     }
 }
 
-/// One block a repeat: every mode once in each condition and batch size, in an order drawn anew, so that a machine that
-/// grows slower over time does not favour the mode that comes first.
+/// One block a repeat: every mode once in each condition and batch size, in the order of [`arrange`].
 fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
     let mut cells = Vec::new();
     if !plan.measure_performance {
@@ -89,7 +88,7 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
                 }
             }
         }
-        shuffle(&mut block, plan.configuration.seed.wrapping_add(repeat as u64));
+        arrange(&mut block, plan.configuration.seed, repeat);
         cells.append(&mut block);
     }
     cells
@@ -145,6 +144,16 @@ pub(super) fn job(plan: &Plan, scheme: &SchemeChoice, condition: &str, task: Tas
     }
 }
 
+/// Puts the cells of a block into its order, so that a machine that grows slower over time favours no mode: one drawn at
+/// random, and in every second block the one before it backwards. What drifts steadily then cancels over two blocks in
+/// the mean of the ratios within blocks.
+fn arrange<T>(cells: &mut [T], seed: u64, repeat: usize) {
+    shuffle(cells, seed.wrapping_add(repeat as u64 / 2));
+    if repeat % 2 == 1 {
+        cells.reverse();
+    }
+}
+
 /// Fisher–Yates with SplitMix64: the same order for the same seed in every version.
 fn shuffle<T>(items: &mut [T], seed: u64) {
     for last in (1..items.len()).rev() {
@@ -157,7 +166,124 @@ fn shuffle<T>(items: &mut [T], seed: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::Cell as Shared, time::Duration};
+
+    use qbench_core::{
+        measure::{
+            clock::Clock,
+            sampling::{SamplingSettings, TimedWork, sample, warm_up},
+        },
+        statistics::{GroupedSamples, PairedTest},
+    };
+
     use super::*;
+
+    /// Milliseconds a batch of five modes on a machine that stays as it is.
+    const MODES: [f64; 5] = [50.0, 95.0, 55.0, 60.0, 70.0];
+    const REPEATS: usize = 3;
+    const SETTINGS: SamplingSettings = SamplingSettings {
+        warm_up: None,
+        target_ci: 0.0,
+        time_budget_seconds: 2.0,
+    };
+    /// Seconds that a run of all cells takes, budget and warm-up of each, after which the machine is a fifth slower.
+    const RUN: f64 = 2.2 * (MODES.len() * REPEATS) as f64;
+
+    /// A backend that slows down by a fifth while it runs, by a clock that its own work moves.
+    struct SlowingDown<'a> {
+        clock: &'a SimulatedClock,
+        milliseconds: f64,
+    }
+
+    #[derive(Default)]
+    struct SimulatedClock(Shared<Duration>);
+
+    impl Clock for SimulatedClock {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+    }
+
+    impl TimedWork for SlowingDown<'_> {
+        fn batches(&self) -> usize {
+            7
+        }
+
+        fn kind(&self, _batch: usize) -> (usize, usize) {
+            (4, 100)
+        }
+
+        fn run(&mut self, _batch: usize) -> qbench_sdk::Result<()> {
+            let now = self.clock.now();
+            let slower = 1.0 + 0.2 * now.as_secs_f64() / RUN;
+            self.clock
+                .0
+                .set(now + Duration::from_secs_f64(self.milliseconds * slower / 1e3));
+            Ok(())
+        }
+
+        fn finish(&mut self, _batch: usize) -> qbench_sdk::Result<Option<f64>> {
+            Ok(None)
+        }
+    }
+
+    /// By how much the ratios of the modes to the first one are off at most, cells run in the order of `blocks`: places
+    /// of modes.
+    fn worst_ratio(blocks: &[Vec<usize>]) -> f64 {
+        let clock = SimulatedClock::default();
+        let mut typical = vec![[0.0; REPEATS]; MODES.len()];
+        for (repeat, block) in blocks.iter().enumerate() {
+            for &mode in block {
+                let mut backend = SlowingDown {
+                    clock: &clock,
+                    milliseconds: MODES[mode],
+                };
+                warm_up(&mut backend, &clock, &SETTINGS).unwrap();
+                let passes = sample(&mut backend, &clock, &SETTINGS, 1).unwrap();
+                let samples = GroupedSamples::of::<()>(&passes.batch_seconds, &[]).unwrap();
+                typical[mode][repeat] = samples.median();
+            }
+        }
+        let off = |mode: usize| {
+            let log_ratios: Vec<f64> = (0..REPEATS)
+                .map(|repeat| (typical[mode][repeat] / typical[0][repeat]).ln())
+                .collect();
+            let ratio = PairedTest::of(&log_ratios, 0.03).unwrap().ratio();
+            (ratio / (MODES[mode] / MODES[0]) - 1.0).abs()
+        };
+        (1..MODES.len()).map(off).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn blocks_cancel_a_slowdown_that_a_fixed_order_takes_for_the_modes() {
+        for seed in 0..40 {
+            let blocks: Vec<Vec<usize>> = (0..REPEATS)
+                .map(|repeat| {
+                    let mut modes: Vec<usize> = (0..MODES.len()).collect();
+                    arrange(&mut modes, seed, repeat);
+                    modes
+                })
+                .collect();
+            let off = worst_ratio(&blocks);
+            assert!(off < 0.03, "seed {seed}: {off}");
+        }
+        let fixed = vec![(0..MODES.len()).collect::<Vec<_>>(); REPEATS];
+        let off = worst_ratio(&fixed);
+        assert!(off > 0.04, "{off}");
+    }
+
+    #[test]
+    fn every_second_block_runs_the_one_before_backwards() {
+        let order = |repeat| {
+            let mut places: Vec<u32> = (0..9).collect();
+            arrange(&mut places, 42, repeat);
+            places
+        };
+        let mut backwards = order(1);
+        backwards.reverse();
+        assert_eq!(order(0), backwards);
+        assert_ne!(order(0), order(2));
+    }
 
     #[test]
     fn a_shuffle_keeps_everything_and_depends_on_the_seed() {
