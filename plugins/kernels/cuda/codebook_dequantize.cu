@@ -3,42 +3,58 @@
 #include "numbers.cuh"
 #include "scales.cuh"
 
-// Eight elements (four bytes of codes) a thread and step. Elements `first ..` of the flattened matrix, `first` and the
-// block (`1 << block_shift`) multiples of 8, `count` any.
+// Eight elements from four bytes of codes.
+template <class T>
+static __device__ __forceinline__ void put(typename T::storage* out, u32 word, float scale, const float* table,
+                                           u32 low_first) {
+    // Element 2j in the lower nibble of byte j, 2j + 1 in the upper.
+    if (!low_first) word = (word & 0x0f0f0f0fu) << 4 | (word >> 4 & 0x0f0f0f0fu);
+    float value[8];
+#pragma unroll
+    for (int j = 0; j < 8; j++) value[j] = __fmul_rn(table[word >> (4 * j) & 15], scale);
+    if constexpr (sizeof(typename T::storage) == 4) {
+        float4* to = reinterpret_cast<float4*>(out);
+        to[0] = make_float4(value[0], value[1], value[2], value[3]);
+        to[1] = make_float4(value[4], value[5], value[6], value[7]);
+    } else {
+        *reinterpret_cast<uint4*>(out) = make_uint4(T::narrow2(value[0], value[1]), T::narrow2(value[2], value[3]),
+                                                    T::narrow2(value[4], value[5]), T::narrow2(value[6], value[7]));
+    }
+}
+
+// Elements `first ..` of the flattened matrix, `first` and the block (`1 << block_shift`) multiples of 8, `count` any.
+// A thread has AHEAD words of codes on their way at a time, each for eight elements.
 template <class T>
 static __device__ __forceinline__ void dequantize_flat(typename T::storage* out, const u8* codes, const float* codebook,
                                                        Scales scales, u64 first, u64 count, u32 block_shift,
                                                        u32 low_first) {
+    constexpr int AHEAD = 8;
     // Sixteen floats lie in sixteen banks: any mix of codes is read without a conflict.
     __shared__ float table[16];
     if (threadIdx.x < 16) table[threadIdx.x] = codebook[threadIdx.x];
     __syncthreads();
-    u64 step = static_cast<u64>(gridDim.x) * blockDim.x * 8;
-    for (u64 i = (static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; i < count; i += step) {
-        float scale = scale_of(scales, static_cast<u32>((first + i) >> block_shift));
-        if (i + 8 <= count) {
-            u32 word = __ldg(reinterpret_cast<const u32*>(codes + (first + i) / 2));
-            // Element 2j in the lower nibble of byte j, 2j + 1 in the upper.
-            if (!low_first) word = (word & 0x0f0f0f0fu) << 4 | (word >> 4 & 0x0f0f0f0fu);
-            float value[8];
+    const u64 whole = count / 8 * 8, tile = static_cast<u64>(blockDim.x) * 8;
+    for (u64 start = blockIdx.x * tile * AHEAD + threadIdx.x * 8; start < whole; start += gridDim.x * tile * AHEAD) {
+        u32 word[AHEAD];
+        float scale[AHEAD];
 #pragma unroll
-            for (int j = 0; j < 8; j++) value[j] = __fmul_rn(table[word >> (4 * j) & 15], scale);
-            if constexpr (sizeof(typename T::storage) == 4) {
-                float4* to = reinterpret_cast<float4*>(out + i);
-                to[0] = make_float4(value[0], value[1], value[2], value[3]);
-                to[1] = make_float4(value[4], value[5], value[6], value[7]);
-            } else {
-                *reinterpret_cast<uint4*>(out + i) =
-                    make_uint4(T::narrow2(value[0], value[1]), T::narrow2(value[2], value[3]),
-                               T::narrow2(value[4], value[5]), T::narrow2(value[6], value[7]));
-            }
-        } else {
-            for (u64 j = i; j < count; j++) {
-                u32 byte = codes[(first + j) / 2];
-                u32 code = ((j & 1) == low_first ? byte >> 4 : byte) & 15;
-                out[j] = T::narrow(__fmul_rn(table[code], scale));
+        for (int j = 0; j < AHEAD; j++) {
+            u64 i = start + j * tile;
+            if (i < whole) {
+                word[j] = __ldcs(reinterpret_cast<const u32*>(codes + (first + i) / 2));
+                scale[j] = scale_of(scales, static_cast<u32>((first + i) >> block_shift));
             }
         }
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) {
+            u64 i = start + j * tile;
+            if (i < whole) put<T>(out + i, word[j], scale[j], table, low_first);
+        }
+    }
+    if (blockIdx.x == 0 && threadIdx.x < count - whole) {
+        u64 i = whole + threadIdx.x;
+        u32 byte = codes[(first + i) / 2], code = ((i & 1) == low_first ? byte >> 4 : byte) & 15;
+        out[i] = T::narrow(__fmul_rn(table[code], scale_of(scales, static_cast<u32>((first + i) >> block_shift))));
     }
 }
 

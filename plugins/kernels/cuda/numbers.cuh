@@ -14,6 +14,7 @@ struct F32 {
 
 struct F16 {
     typedef u16 storage;
+    static constexpr bool BRAIN = false;
     static __device__ __forceinline__ u16 narrow(float value) {
         u16 bits;
         asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
@@ -34,6 +35,7 @@ struct F16 {
 
 struct BF16 {
     typedef u16 storage;
+    static constexpr bool BRAIN = true;
     static __device__ __forceinline__ u16 narrow(float value) {
         u16 bits;
         asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));

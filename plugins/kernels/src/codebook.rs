@@ -89,4 +89,26 @@ impl Codebook {
     pub(crate) fn is_flat(&self) -> bool {
         !self.per_row || (self.cols.is_multiple_of(2) && self.cols.is_multiple_of(self.block))
     }
+
+    /// The number of consecutive elements of a row, from a multiple of itself on, that share a scale: 64 or 32. `None`
+    /// where the fused kernels cannot go: rows or blocks that do not start at whole units, blocks of no power of two,
+    /// or more elements than 32 bits count.
+    pub(crate) fn unit(&self) -> Option<usize> {
+        let elements = self.rows.checked_mul(self.scale_stride())?;
+        if !self.block.is_power_of_two() || elements > u32::MAX as usize || self.rows == 0 || self.cols == 0 {
+            return None;
+        }
+        [64, 32]
+            .into_iter()
+            .find(|unit| self.cols.is_multiple_of(*unit) && self.block.is_multiple_of(*unit))
+    }
+
+    /// Elements, in blocks, from the start of a row's blocks to the next row's.
+    pub(crate) fn scale_stride(&self) -> usize {
+        if self.per_row {
+            self.cols.next_multiple_of(self.block)
+        } else {
+            self.cols
+        }
+    }
 }

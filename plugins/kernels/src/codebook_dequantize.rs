@@ -10,6 +10,8 @@ use crate::{
 const THREADS: u32 = 256;
 /// Elements a thread in the fast kernel.
 const STEP: usize = 8;
+/// Steps a thread of the fast kernel takes together.
+const AHEAD: usize = 8;
 
 /// The kernels, loaded into one context.
 #[derive(Debug)]
@@ -72,7 +74,9 @@ impl Dequantize {
             && weight.block >= STEP
             && first.is_multiple_of(STEP);
         if fast {
-            let blocks = count.div_ceil(STEP * THREADS as usize).min(self.blocks as usize);
+            let blocks = count
+                .div_ceil(STEP * AHEAD * THREADS as usize)
+                .min(self.blocks as usize);
             // SAFETY: types and order are those of the kernel; memory is as the caller promises.
             unsafe {
                 self.flat[element as usize].launch(

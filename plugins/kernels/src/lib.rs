@@ -9,12 +9,21 @@
 
 mod codebook;
 pub mod codebook_dequantize;
+pub mod codebook_few;
+pub mod codebook_many;
+pub mod codebook_quantize;
 mod driver;
 mod error;
+mod int8;
+pub mod int8_many;
+pub mod int8_quantize;
+pub mod read;
+mod tensor_map;
 
 pub use codebook::{Codebook, Scales};
 pub use driver::{Element, Function, Module};
 pub use error::{Error, Result};
+pub use int8::Int8;
 
 /// The driver's own types in the launchers' signatures.
 pub use cudarc::driver::sys::{CUdeviceptr, CUstream};

@@ -1,0 +1,193 @@
+// Y = X · Wᵀ for LLM.int8() on Hopper's warpgroup products: integers, dequantised in registers, outliers on top.
+// targets: sm_90a
+#include "numbers.cuh"
+#include "hopper.cuh"
+
+// A block computes 128 rows of W times TOKENS rows of X: one warp copies tiles into a ring of stages, two warpgroups of
+// 64 rows each multiply. When K is through, the i32 sums become f32 values of the output's type, and the same ring
+// brings the outlier columns (their number is read from device memory) for products in floating point on top. Those are
+// a warp's own, not a warpgroup's: both leave their sums in the same registers, but only a warp's may have been turned
+// from integers to floats in place.
+
+static constexpr int ROWS = 128;
+static constexpr int DEPTH = 128;         // codes a stage and row; 64 elements of outlier columns are as many bytes
+static constexpr int W_BYTES = ROWS * DEPTH;
+static constexpr int THREADS = 384;
+static constexpr int Y_PITCH = ROWS * 2 + 16;
+static constexpr float PRODUCT_STEP = 1.0f / (127.0f * 127.0f);
+
+struct Int8 {
+    TensorMap x, w, outlier_x, outlier_w;
+    u16* y;  // [m, n]
+    const float* x_scales;
+    const float* w_scales;
+    const u32* outliers;  // the number of outlier columns
+    u32 m, n, k;
+    u32 m_tiles, n_tiles;
+    u32 stages;
+};
+
+template <class T>
+static __device__ __forceinline__ void multiply(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
+    if constexpr (T::BRAIN)
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    else
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four 8 x 8 tiles of 16-bit elements from a tile in the 128-byte swizzle: this lane's row, and its column in 16 bytes.
+static __device__ __forceinline__ void load_tiles(u32 (&to)[4], u32 tile, u32 row, u32 column) {
+    u32 address = tile + row * 128 + ((column ^ row % 8) << 4);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+template <class T, int TOKENS>
+static __device__ __forceinline__ void many(const Int8& p) {
+    constexpr int X_BYTES = TOKENS * DEPTH;
+    constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
+    constexpr int SUMS = TOKENS / 2;
+    extern __shared__ __align__(1024) u8 shared[];
+    u8* const ring = shared;
+    float* const x_scales = reinterpret_cast<float*>(shared + p.stages * STAGE_BYTES);
+    const u32 full = shared_address(x_scales + TOKENS), empty = full + 8 * p.stages;
+
+    // Tiles of X in panels of 8, so that the blocks at work share few tiles of both operands.
+    u32 panel = blockIdx.x / (8 * p.n_tiles), rest = blockIdx.x % (8 * p.n_tiles);
+    u32 width = min(8u, p.m_tiles - panel * 8);
+    const u32 m0 = (panel * 8 + rest % width) * TOKENS, n0 = rest / width * ROWS;
+    const u32 steps = (p.k + DEPTH - 1) / DEPTH;
+    const u32 outliers = __ldcg(p.outliers);
+
+    if (threadIdx.x == 0) {
+        for (u32 i = 0; i < p.stages; i++) {
+            barrier_init(full + 8 * i, 1);
+            barrier_init(empty + 8 * i, 8);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        prefetch_map(&p.x);
+        prefetch_map(&p.w);
+    }
+    for (u32 i = threadIdx.x; i < TOKENS; i += THREADS) x_scales[i] = m0 + i < p.m ? __ldg(p.x_scales + m0 + i) : 0;
+    __syncthreads();
+
+    if (threadIdx.x >= 256) {
+        give_registers<40>();
+        if (threadIdx.x == 256) {
+            u32 stage = 0, phase = 1;
+            for (u32 step = 0; step < steps + (outliers + 63) / 64; step++) {
+                barrier_wait(empty + 8 * stage, phase);
+                u32 to = shared_address(ring + stage * STAGE_BYTES), barrier = full + 8 * stage;
+                barrier_expect(barrier, STAGE_BYTES);
+                bool codes = step < steps;
+                u32 at = codes ? step * DEPTH : (step - steps) * 64;
+                copy_box(to, codes ? &p.x : &p.outlier_x, barrier, at, m0);
+                copy_box(to + X_BYTES, codes ? &p.w : &p.outlier_w, barrier, at, n0);
+                if (++stage == p.stages) stage = 0, phase ^= 1;
+            }
+        }
+        return;
+    }
+    take_registers<232>();
+
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const u32 row = warp * 16 + g;  // and row + 8
+    u32 stage = 0, phase = 0, previous = 0;
+    int sum[SUMS];
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) sum[i] = 0;
+    for (u32 step = 0; step < steps; step++) {
+        barrier_wait(full + 8 * stage, phase);
+        u32 at = shared_address(ring + stage * STAGE_BYTES);
+        u64 x = tile_descriptor(at), w = tile_descriptor(at + X_BYTES + warp / 4 * (64 * DEPTH));
+        products_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) product_s8(sum, w + 2 * i, x + 2 * i, 1);
+        products_commit();
+        // The step before is done: its stage may be filled again.
+        products_wait<1>();
+        if (step > 0 && lane == 0) barrier_arrive(empty + 8 * previous);
+        previous = stage;
+        if (++stage == p.stages) stage = 0, phase ^= 1;
+    }
+    products_wait<0>();
+    if (lane == 0) barrier_arrive(empty + 8 * previous);
+
+    float value[SUMS];
+    {
+        float w_scale[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) w_scale[i] = __ldg(p.w_scales + min(n0 + row + 8 * i, p.n - 1));
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) {
+            float scale = __fmul_rn(x_scales[i / 4 * 8 + 2 * t + i % 2], w_scale[i / 2 % 2]);
+            value[i] = __fmul_rn(__fmul_rn(__int2float_rn(sum[i]), scale), PRODUCT_STEP);
+        }
+    }
+    // The integer part is rounded to the output's type before the outliers are added.
+    if (outliers)
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) value[i] = T::widen(T::narrow(value[i]));
+    for (u32 column = 0; column < outliers; column += 64) {
+        barrier_wait(full + 8 * stage, phase);
+        u32 x = shared_address(ring + stage * STAGE_BYTES), w = x + X_BYTES;
+        for (u32 i = 0; i < 64 && column + i < outliers; i += 16) {
+            u32 a[4];
+            load_tiles(a, w, warp * 16 + lane % 16, i / 8 + lane / 16);
+#pragma unroll
+            for (int j = 0; j < SUMS; j += 8) {
+                u32 b[4];
+                load_tiles(b, x, j * 2 + lane / 16 * 8 + lane % 8, i / 8 + lane / 8 % 2);
+                multiply<T>(value + j, a, b[0], b[1]);
+                multiply<T>(value + j + 4, a, b[2], b[3]);
+            }
+        }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(empty + 8 * stage);
+        if (++stage == p.stages) stage = 0, phase ^= 1;
+    }
+
+    // Both warpgroups are through with the ring: it takes the result, turned to rows of Y.
+    asm volatile("bar.sync 1, 256;" ::: "memory");
+    {
+        u32 tile = lane / 8, to = shared_address(ring) + (lane % 8 + tile / 2 * 8) * Y_PITCH + warp * 32 + tile % 2 * 16;
+#pragma unroll
+        for (int i = 0; i < SUMS; i += 8)
+            store_transposed(to + i / 4 * 8 * Y_PITCH, T::narrow2(value[i], value[i + 1]),
+                             T::narrow2(value[i + 2], value[i + 3]), T::narrow2(value[i + 4], value[i + 5]),
+                             T::narrow2(value[i + 6], value[i + 7]));
+    }
+    asm volatile("bar.sync 1, 256;" ::: "memory");
+    u32 rows_left = min(static_cast<u32>(TOKENS), p.m - m0), columns_left = min(static_cast<u32>(ROWS), p.n - n0);
+    for (u32 i = threadIdx.x; i < rows_left * (ROWS / 8); i += 256) {
+        u32 m = i / (ROWS / 8), n = i % (ROWS / 8) * 8;
+        const u8* from = ring + m * Y_PITCH + n * 2;
+        u16* to = p.y + static_cast<u64>(m0 + m) * p.n + n0 + n;
+        if (n + 8 <= columns_left && p.n % 8 == 0)
+            *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+        else
+            for (u32 j = 0; j < 8 && n + j < columns_left; j++) to[j] = reinterpret_cast<const u16*>(from)[j];
+    }
+}
+
+#define KERNEL(name, type, tokens)                                                          \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                \
+        int8_many_##name##_##tokens(const __grid_constant__ Int8 p) {                       \
+        many<type, tokens>(p);                                                              \
+    }
+#define KERNELS(name, type) \
+    KERNEL(name, type, 16)  \
+    KERNEL(name, type, 32)  \
+    KERNEL(name, type, 64)  \
+    KERNEL(name, type, 128) \
+    KERNEL(name, type, 256)
+KERNELS(bf16, BF16)
+KERNELS(f16, F16)

@@ -1,0 +1,185 @@
+// LLM.int8()'s activations: quantised a row at a time, outlier columns found and set aside, nothing known to the host.
+// targets: sm_80 sm_90 sm_100 sm_120 compute_80
+#include "numbers.cuh"
+
+static constexpr int THREADS = 256;
+static constexpr int HELD = 8;  // groups of 8 elements a thread keeps in registers between its two passes over a row
+
+struct Columns {
+    u32 finished;  // rows quantised so far
+    u32 count;     // outlier columns, once all rows are quantised
+};
+
+struct Quantize {
+    signed char* codes;  // [m, k]
+    float* scales;       // [m]
+    Columns* columns;    // zero at the start
+    u32* flags;          // a bit a column, zero at the start
+    u32* list;           // [k]: the outlier columns, ascending
+    const float* threshold;
+    u32 m, k;
+};
+
+// Magnitude as the bits of the value rounded to f16 (ordered as magnitudes are, NaN above infinity), and that value.
+template <class T>
+static __device__ __forceinline__ float rounded(typename T::storage element) {
+    return F16::widen(F16::narrow(T::widen(element)));
+}
+
+static __device__ __forceinline__ u32 largest(u32 value) {
+    __shared__ u32 warps[THREADS / 32];
+    value = __reduce_max_sync(~0u, value);
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = warps[threadIdx.x % (THREADS / 32)];
+    return __reduce_max_sync(~0u, value);
+}
+
+// The columns whose bit is set, in order, by one block.
+static __device__ __forceinline__ void list_columns(const Quantize& p) {
+    __shared__ u32 sums[THREADS / 32];
+    u32 base = 0, words = (p.k + 31) / 32, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (u32 first = 0; first < words; first += THREADS) {
+        u32 word = first + threadIdx.x < words ? __ldcg(p.flags + first + threadIdx.x) : 0;
+        u32 count = __popc(word), before = count;
+        for (u32 distance = 1; distance < 32; distance *= 2) {
+            u32 other = __shfl_up_sync(~0u, before, distance);
+            if (lane >= distance) before += other;
+        }
+        if (lane == 31) sums[warp] = before;
+        __syncthreads();
+        u32 at = base + before - count;
+        for (u32 i = 0; i < THREADS / 32; i++) {
+            if (i < warp) at += sums[i];
+            base += sums[i];
+        }
+        for (; word; word &= word - 1) p.list[at++] = (first + threadIdx.x) * 32 + __ffs(word) - 1;
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) p.columns->count = base;
+}
+
+template <class T>
+static __device__ __forceinline__ void quantize(const typename T::storage* x, const Quantize& p) {
+    const float threshold = __ldg(p.threshold);
+    const typename T::storage* row = x + static_cast<u64>(blockIdx.x) * p.k;
+    signed char* codes = p.codes + static_cast<u64>(blockIdx.x) * p.k;
+    // A NaN is no outlier, as no comparison with one is true.
+    auto is_outlier = [&](float value) { return threshold > 0 && fabsf(value) >= threshold; };
+    auto flag = [&](u32 column) {
+        u32 bit = 1u << column % 32;
+        if (!(__ldcg(p.flags + column / 32) & bit)) atomicOr(p.flags + column / 32, bit);
+    };
+    bool vectors = p.k % 8 == 0 && p.k <= THREADS * 8 * HELD && sizeof(typename T::storage) == 2;
+    u32 most = 0;
+    uint4 held[HELD];
+    if (vectors) {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            u32 at = (i * THREADS + threadIdx.x) * 8;
+            if (at < p.k) held[i] = *reinterpret_cast<const uint4*>(row + at);
+        }
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            u32 at = (i * THREADS + threadIdx.x) * 8;
+            if (at >= p.k) break;
+            const u32 words[4] = {held[i].x, held[i].y, held[i].z, held[i].w};
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float value = rounded<T>(static_cast<typename T::storage>(words[j / 2] >> (16 * (j % 2))));
+                if (is_outlier(value))
+                    flag(at + j);
+                else
+                    most = max(most, __float_as_uint(fabsf(value)));
+            }
+        }
+    } else {
+        for (u32 at = threadIdx.x; at < p.k; at += THREADS) {
+            float value = rounded<T>(row[at]);
+            if (is_outlier(value))
+                flag(at);
+            else
+                most = max(most, __float_as_uint(fabsf(value)));
+        }
+    }
+    float scale = __uint_as_float(largest(most));
+    float factor = __fmul_rn(__fdiv_rn(1, scale), 127);
+    // A NaN becomes 0: every code of a row without, or with an endless or undefined scale.
+    auto code = [&](float value) { return is_outlier(value) ? 0 : __float2int_rn(__fmul_rn(value, factor)); };
+    if (vectors) {
+#pragma unroll
+        for (int i = 0; i < HELD; i++) {
+            u32 at = (i * THREADS + threadIdx.x) * 8;
+            if (at >= p.k) break;
+            const u32 words[4] = {held[i].x, held[i].y, held[i].z, held[i].w};
+            u32 packed[2] = {0, 0};
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                float value = rounded<T>(static_cast<typename T::storage>(words[j / 2] >> (16 * (j % 2))));
+                packed[j / 4] |= (code(value) & 255) << (8 * (j % 4));
+            }
+            *reinterpret_cast<uint2*>(codes + at) = make_uint2(packed[0], packed[1]);
+        }
+    } else {
+        for (u32 at = threadIdx.x; at < p.k; at += THREADS) codes[at] = code(rounded<T>(row[at]));
+    }
+    // The block that finishes last sees every flag.
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        p.scales[blockIdx.x] = scale;
+        last = atomicAdd(&p.columns->finished, 1) == p.m - 1;
+    }
+    __syncthreads();
+    if (last) list_columns(p);
+}
+
+struct Gather {
+    signed char* codes;         // [m, k]
+    const Columns* columns;
+    const u32* list;
+    const signed char* weight;  // [n, k]
+    const float* weight_scales; // [n]
+    u32 m, n, k, pitch;
+};
+
+// Outlier columns of X as they are and of W dequantised, side by side, filled up with zeros to a multiple of 64; their
+// codes become 0.
+template <class T>
+static __device__ __forceinline__ void gather(typename T::storage* out_x, typename T::storage* out_w,
+                                              const typename T::storage* x, const Gather& p) {
+    const u32 count = p.columns->count, width = (count + 63) / 64 * 64;
+    if (count == 0) return;
+    const u32 groups = width / 64, threads = gridDim.x * (blockDim.x / 64);
+    const u32 lane = threadIdx.x % 64;
+    const u64 jobs = static_cast<u64>(p.m + p.n) * groups;
+    for (u64 job = blockIdx.x * (blockDim.x / 64) + threadIdx.x / 64; job < jobs; job += threads) {
+        u32 row = static_cast<u32>(job / groups), at = static_cast<u32>(job % groups) * 64 + lane;
+        bool real = at < count;
+        u32 column = real ? p.list[at] : 0;
+        if (row < p.m) {
+            u64 from = static_cast<u64>(row) * p.k + column;
+            out_x[static_cast<u64>(row) * p.pitch + at] = real ? x[from] : T::narrow(0);
+            if (real) p.codes[from] = 0;
+        } else {
+            row -= p.m;
+            float value = real ? static_cast<float>(p.weight[static_cast<u64>(row) * p.k + column]) : 0;
+            out_w[static_cast<u64>(row) * p.pitch + at] =
+                T::narrow(real ? __fmul_rn(__fmul_rn(value, p.weight_scales[row]), 1.0f / 127.0f) : 0);
+        }
+    }
+}
+
+#define KERNELS(name, type)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                         \
+        int8_quantize_##name(const type::storage* x, const Quantize p) {                                          \
+        quantize<type>(x, p);                                                                                     \
+    }                                                                                                             \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                         \
+        int8_gather_##name(type::storage* out_x, type::storage* out_w, const type::storage* x, const Gather p) {  \
+        gather<type>(out_x, out_w, x, p);                                                                         \
+    }
+KERNELS(f32, F32)
+KERNELS(f16, F16)
+KERNELS(bf16, BF16)

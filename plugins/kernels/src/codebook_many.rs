@@ -1,0 +1,214 @@
+//! Products of many rows of activations with a block codebook, on Hopper's warpgroup products.
+
+use cudarc::driver::sys::{CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CUtensorMap};
+
+use crate::{
+    CUdeviceptr, CUstream, Codebook, Element, Error, Function, Module, Result,
+    codebook::ScalesArgument,
+    driver::{arguments, device_attribute, fatbin, multiprocessors},
+    tensor_map::Tiles,
+};
+
+// As in `cuda/codebook_many.cu`.
+const ROWS: usize = 128;
+const DEPTH: usize = 64;
+const TABLE_BYTES: usize = 256 * 32 * 4 + 256 * 4;
+const THREADS: u32 = 384;
+/// Rows of activations a block of threads: the instances of the kernel.
+const TOKENS: [usize; 4] = [32, 64, 128, 256];
+/// Shared memory that a block may have on Hopper.
+const SHARED: usize = 227 * 1024;
+const MOST_STAGES: usize = 12;
+const MOST_SPLITS: usize = 8;
+
+/// `struct Many` of `cuda/codebook_many.cu`.
+#[repr(C)]
+struct Arguments {
+    x: CUtensorMap,
+    w: CUtensorMap,
+    y: CUdeviceptr,
+    partial: CUdeviceptr,
+    table: CUdeviceptr,
+    scales: ScalesArgument,
+    tokens: u32,
+    rows: u32,
+    cols: u32,
+    scale_stride: u32,
+    block_shift: u32,
+    low_first: u32,
+    token_tiles: u32,
+    row_tiles: u32,
+    splits: u32,
+    stages: u32,
+}
+
+/// The kernels, loaded into one context.
+#[derive(Debug)]
+pub struct Many {
+    bf16: [Function; TOKENS.len() + 1],
+    f16: [Function; TOKENS.len() + 1],
+    multiprocessors: usize,
+    _module: Module,
+}
+
+impl Many {
+    /// Loads the kernels into the current context; `None` where the GPU is no Hopper.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn load() -> Result<Option<Self>> {
+        if device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? != 9 {
+            return Ok(None);
+        }
+        let module = Module::load(fatbin!("codebook_many"))?;
+        let kernels = |element: Element| -> Result<[Function; TOKENS.len() + 1]> {
+            let name = element.name();
+            let add = module.function(&format!("codebook_many_add_{name}"))?;
+            let mut functions = [add; TOKENS.len() + 1];
+            for (function, tokens) in functions.iter_mut().zip(TOKENS) {
+                *function = module.function(&format!("codebook_many_{name}_{tokens}"))?;
+                function.allow_shared_memory(SHARED as u32)?;
+            }
+            Ok(functions)
+        };
+        Ok(Some(Self {
+            bf16: kernels(Element::BF16)?,
+            f16: kernels(Element::F16)?,
+            multiprocessors: multiprocessors()? as usize,
+            _module: module,
+        }))
+    }
+
+    /// Whether [`run`](Self::run) can multiply activations of this type with `weight`.
+    pub fn fits(weight: &Codebook, element: Element) -> bool {
+        element != Element::F32 && weight.unit() == Some(DEPTH)
+    }
+
+    /// Which instance, and into how many parts K is split so that every multiprocessor has work.
+    fn shape(&self, weight: &Codebook, tokens: usize) -> (usize, usize) {
+        let instance = TOKENS
+            .iter()
+            .position(|most| tokens <= *most)
+            .unwrap_or(TOKENS.len() - 1);
+        let tiles = tokens.div_ceil(TOKENS[instance]) * weight.rows.div_ceil(ROWS);
+        // A part has at least 8 steps.
+        let most = (weight.cols / (8 * DEPTH)).clamp(1, MOST_SPLITS);
+        (instance, (self.multiprocessors / tiles).clamp(1, most))
+    }
+
+    /// Bytes of memory that [`run`](Self::run) needs for sums of parts of K; 0 where it does not split.
+    pub fn workspace(&self, weight: &Codebook, tokens: usize) -> usize {
+        match self.shape(weight, tokens) {
+            (_, 1) => 0,
+            (_, splits) => splits * tokens * weight.rows * 4,
+        }
+    }
+
+    /// `y = x · weightᵀ`: `x` `[tokens, cols]`, `y` `[tokens, rows]`, both of type `element`, aligned to 16 bytes.
+    ///
+    /// The products are those of the dequantised weight in `element`, summed in f32.
+    ///
+    /// # Safety
+    /// The buffers of `weight` are those of its shape; `x` and `y` are as long as said; `workspace` is as long as
+    /// [`workspace`](Self::workspace) says.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where [`fits`](Self::fits) says no; [`Error::Driver`].
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a product has three matrices, a size, a type, memory and a stream"
+    )]
+    pub unsafe fn run(
+        &self,
+        weight: &Codebook,
+        x: CUdeviceptr,
+        tokens: usize,
+        y: CUdeviceptr,
+        element: Element,
+        workspace: CUdeviceptr,
+        stream: CUstream,
+    ) -> Result<()> {
+        if !Self::fits(weight, element) {
+            return Err(Error::Unsupported(format!(
+                "codebook_many: {element:?}, {weight:?}"
+            )));
+        }
+        if tokens == 0 || weight.rows == 0 {
+            return Ok(());
+        }
+        let functions = if element == Element::BF16 {
+            &self.bf16
+        } else {
+            &self.f16
+        };
+        let (instance, splits) = self.shape(weight, tokens);
+        let tile = TOKENS[instance];
+        let stage = tile * DEPTH * 2 + ROWS * DEPTH / 2;
+        let stages = ((SHARED - TABLE_BYTES - 16 * MOST_STAGES) / stage).min(MOST_STAGES);
+        let x_tiles = Tiles {
+            address: x,
+            element: 2,
+            rows: tokens,
+            cols: weight.cols,
+            pitch: weight.cols,
+            box_rows: tile,
+            box_cols: DEPTH,
+            swizzled: true,
+        };
+        let w_tiles = Tiles {
+            address: weight.codes,
+            element: 1,
+            rows: weight.rows,
+            cols: weight.cols / 2,
+            pitch: weight.cols / 2,
+            box_rows: ROWS,
+            box_cols: DEPTH / 2,
+            swizzled: false,
+        };
+        let (token_tiles, row_tiles) = (tokens.div_ceil(tile), weight.rows.div_ceil(ROWS));
+        let arguments = Arguments {
+            x: x_tiles.map()?,
+            w: w_tiles.map()?,
+            y,
+            partial: workspace,
+            table: weight.table,
+            scales: weight.scales.argument(),
+            tokens: tokens as u32,
+            rows: weight.rows as u32,
+            cols: weight.cols as u32,
+            scale_stride: weight.scale_stride() as u32,
+            block_shift: weight.block.trailing_zeros(),
+            low_first: u32::from(weight.low_first),
+            token_tiles: token_tiles as u32,
+            row_tiles: row_tiles as u32,
+            splits: splits as u32,
+            stages: stages as u32,
+        };
+        let shared = stages * stage + TABLE_BYTES + 16 * stages;
+        // SAFETY: the one argument is the kernel's; memory is as the caller promises.
+        unsafe {
+            functions[instance].launch(
+                [(token_tiles * row_tiles) as u32, splits as u32, 1],
+                THREADS,
+                shared as u32,
+                stream,
+                arguments![&arguments],
+            )
+        }?;
+        if splits == 1 {
+            return Ok(());
+        }
+        let count = tokens * weight.rows;
+        let blocks = count.div_ceil(256).min(self.multiprocessors * 8);
+        // SAFETY: types and order are those of the kernel; memory is as the caller promises.
+        unsafe {
+            functions[TOKENS.len()].launch(
+                [blocks as u32, 1, 1],
+                256,
+                0,
+                stream,
+                arguments![&y, &workspace, &(count as u64), &(splits as u32)],
+            )
+        }
+    }
+}
