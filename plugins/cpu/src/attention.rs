@@ -1,13 +1,11 @@
 //! Attention, a block of queries at a time: no more than `[BLOCK, keys]` scores exist on a thread.
 
 use qbench_architectures::AttentionShape;
+use qbench_cpu_kernels::matrix::{Block, Onto, SharedMatrix, View, multiply};
 use qbench_sdk::DType;
 use rayon::prelude::*;
 
-use crate::{
-    elementwise::{round, softmax},
-    matrix::{Block, Onto, SharedMatrix, View, multiply},
-};
+use crate::elementwise::{round, softmax};
 
 /// Queries a task: many for the matrix product, few for the keys that causality hides from the first of them.
 const BLOCK: usize = 64;

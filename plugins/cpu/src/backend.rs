@@ -10,13 +10,23 @@ use qbench_sdk::{
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{
+    kernels::Kernels,
     linear::execution,
     machine::{DEVICE, device},
     ops::CpuOps,
 };
 
-/// Runs decoders on the CPU. Without state: threads belong to the models.
-pub struct CpuBackend;
+/// Runs decoders on the CPU. Threads belong to the models.
+pub struct CpuBackend {
+    kernels: Kernels,
+}
+
+impl CpuBackend {
+    /// A backend that multiplies with these kernels.
+    pub fn new(kernels: Kernels) -> Self {
+        Self { kernels }
+    }
+}
 
 fn check(device: &str, compute: DType) -> Result<()> {
     if device != DEVICE {
@@ -35,7 +45,7 @@ impl Backend for CpuBackend {
         BackendInfo {
             id: "cpu".to_owned(),
             summary: "the reference: decoders on the CPU, sums in f32".to_owned(),
-            library: "gemm 0.19".to_owned(),
+            library: format!("qbench-cpu-kernels {}", env!("CARGO_PKG_VERSION")),
             architectures: ARCHITECTURES.map(str::to_owned).to_vec(),
             precisions: vec![DType::F32, DType::F16, DType::BF16],
         }
@@ -49,7 +59,7 @@ impl Backend for CpuBackend {
     /// shows only when a weight is loaded ([`ModelInfo::weights`]).
     fn negotiate(&self, device: &str, layout: &Layout, compute: DType) -> Result<Execution> {
         check(device, compute)?;
-        Ok(execution(layout, compute))
+        Ok(execution(layout, compute, self.kernels))
     }
 
     fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {
@@ -63,7 +73,7 @@ impl Backend for CpuBackend {
             DecoderModel::load(
                 request.config_json,
                 request.weights.as_ref(),
-                CpuOps::new(request.compute),
+                CpuOps::new(request.compute, self.kernels),
             )
         })?;
         Ok(Box::new(CpuModel { decoder, pool }))

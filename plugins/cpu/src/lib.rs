@@ -1,17 +1,20 @@
 //! The reference backend: Mistral and Llama decoders on the CPU, exact first, then fast.
 //!
-//! Activations are f32 buffers whose values are rounded to the precision. Weights stay as they are stored; a matrix
-//! product widens or decodes a panel of rows at a time and hands it to the `gemm` crate, so that products of bf16, f16
-//! and 4-bit weights accumulate in f32. Work is cut into pieces whose size depends on the shapes alone: results are the
-//! same bits for any number of threads.
+//! Activations are f32 buffers whose values are rounded to the precision. Weights stay as they are stored, once; a matrix
+//! product takes a panel of rows at a time, decodes it where it is coded, and multiplies it by the best instructions of
+//! the processor (`qbench-cpu-kernels`), with sums in f32, or, for `8bit`, exact ones in i32. The option `kernels=reference`
+//! uses the `gemm` crate on f32 instead, the oracle of the other kernels.
+//!
+//! How a sum is ordered depends on the shapes and the instruction set alone: results are the same bits for any number of
+//! threads.
 
 mod allocator;
 mod attention;
 mod backend;
 mod elementwise;
+mod kernels;
 mod linear;
 mod machine;
-mod matrix;
 mod ops;
 
 #[cfg(test)]
@@ -20,5 +23,6 @@ mod tests;
 use qbench_sdk::{Options, export_plugin};
 
 pub use backend::CpuBackend;
+pub use kernels::Kernels;
 
-export_plugin!(backends: [|options: &Options| options.finish(&[]).map(|()| CpuBackend)]);
+export_plugin!(backends: [|options: &Options| Kernels::from_options(options).map(CpuBackend::new)]);

@@ -11,12 +11,14 @@ use crate::{
     allocator::counter,
     attention::{self, Sequence},
     elementwise,
+    kernels::Kernels,
     linear::Linear,
 };
 
 /// Operations of one precision, on the rayon pool that they are called in.
 pub(crate) struct CpuOps {
     precision: DType,
+    kernels: Kernels,
 }
 
 /// Activations: values of the precision, held as f32.
@@ -43,8 +45,8 @@ pub(crate) struct Tokens {
 }
 
 impl CpuOps {
-    pub(crate) fn new(precision: DType) -> Self {
-        Self { precision }
+    pub(crate) fn new(precision: DType, kernels: Kernels) -> Self {
+        Self { precision, kernels }
     }
 }
 
@@ -97,7 +99,7 @@ impl Ops for CpuOps {
         weight: Box<dyn StoredTensor>,
         bias: Option<Vec<f32>>,
     ) -> Result<Loaded<Linear>> {
-        Linear::load(weight, bias, self.precision)
+        Linear::load(weight, bias, self.precision, self.kernels)
     }
 
     fn new_cache(&self, batch: usize, _shape: &AttentionShape) -> Result<KeyValues> {

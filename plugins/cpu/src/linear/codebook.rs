@@ -1,49 +1,62 @@
-//! `qbench.block-codebook/1`: 4-bit weights, decoded a panel at a time.
+//! `qbench.block-codebook/1`: codes stay as they are stored and are decoded on their way into a product.
 
 use std::ops::Range;
 
+use qbench_cpu_kernels::{
+    InstructionSet, Operand,
+    codebook::{self, DOT_TOKENS, Rounding, Run, split_pairs},
+    matrix::SharedMatrix,
+};
 use qbench_sdk::{
     DType, Result, StoredTensor,
     layout::{BlockCodebook, Blocks, NibbleOrder, Scale},
 };
+use rayon::prelude::*;
 
-use super::{dequantize, floats, panels::Panels};
-use crate::elementwise::round;
+use super::{
+    dequantize_bytes, floats,
+    product::product,
+    rows::{Rows, Scratch, elements},
+};
+use crate::kernels::Kernels;
+
+/// Weight rows a task of few tokens takes.
+const ROWS_A_TASK: usize = 64;
 
 /// A weight whose codes stay as they are stored.
 pub(super) struct CodebookWeight {
     tensor: Box<dyn StoredTensor>,
     layout: BlockCodebook,
     precision: DType,
-    /// The two values of each byte of 4-bit codes, in the order of their elements.
-    pairs: Vec<[f32; 2]>,
+    set: InstructionSet,
+    /// The values of 4-bit codes; unused for 8 bits.
+    codebook: [f32; 16],
     /// The second level's table and offset, where scales are coded.
     scale_codebook: Vec<f32>,
     scale_offset: f32,
 }
 
 impl CodebookWeight {
-    pub(super) fn new(tensor: Box<dyn StoredTensor>, layout: BlockCodebook, precision: DType) -> Self {
-        let codebook = floats(tensor.buffer(1));
-        let pairs = if layout.bits == 4 {
-            (0..256)
-                .map(|byte| match layout.order {
-                    NibbleOrder::HighFirst => [codebook[byte >> 4], codebook[byte & 15]],
-                    NibbleOrder::LowFirst => [codebook[byte & 15], codebook[byte >> 4]],
-                })
-                .collect()
-        } else {
-            Vec::new()
-        };
+    pub(super) fn new(
+        tensor: Box<dyn StoredTensor>,
+        layout: BlockCodebook,
+        precision: DType,
+        kernels: Kernels,
+    ) -> Self {
+        let values = floats(tensor.buffer(1));
         let (scale_codebook, scale_offset) = match layout.scale {
             Scale::F32 => (Vec::new(), 0.0),
             Scale::Coded { .. } => (floats(tensor.buffer(4)), floats(tensor.buffer(5))[0]),
         };
         Self {
+            codebook: std::array::from_fn(|code| values[code]),
             tensor,
             layout,
             precision,
-            pairs,
+            set: match kernels {
+                Kernels::Reference => InstructionSet::Portable,
+                Kernels::Own(set) => set,
+            },
             scale_codebook,
             scale_offset,
         }
@@ -53,114 +66,147 @@ impl CodebookWeight {
         self.tensor.as_ref()
     }
 
-    /// Decodes the elements `elements` of the run of codes that begins with byte `codes[0]` and block `first_block`.
-    fn decode_run(
+    pub(super) fn product(
         &self,
-        codes: &[u8],
-        scales: &Scales<'_>,
-        first_block: usize,
-        elements: Range<usize>,
-        mut out: &mut [f32],
-    ) {
-        let block = self.layout.block;
-        let mut at = elements.start;
-        while at < elements.end {
-            let number = at / block;
-            let end = ((number + 1) * block).min(elements.end);
-            let (values, rest) = out.split_at_mut(end - at);
-            self.decode_block(codes, at, scales.get(first_block + number), values);
-            out = rest;
-            at = end;
+        kernels: Kernels,
+        x: &[f32],
+        out: &mut [f32],
+        finish: impl Fn(&mut [f32], usize) + Sync,
+    ) -> Result<()> {
+        let (rows, cols) = (self.layout.rows, self.layout.cols);
+        let few = x.len() <= DOT_TOKENS * cols;
+        if few
+            && kernels != Kernels::Reference
+            && self.layout.bits == 4
+            && codebook::can_dot(self.set, cols, self.layout.block)
+        {
+            self.few_tokens(x, out, finish);
+            return Ok(());
         }
+        product(kernels, self.precision, x, self, (rows, cols), out, finish)
     }
 
-    /// Decodes elements of one block, the first of which is element `at` of `codes`.
-    fn decode_block(&self, codes: &[u8], at: usize, scale: f32, values: &mut [f32]) {
-        // An odd element is the second of its byte; blocks are not empty.
-        let (second, values) = values.split_at_mut(at % 2);
-        if let [value] = second {
-            *value = self.pairs[usize::from(codes[at / 2])][1] * scale;
-        }
-        let codes = &codes[at.div_ceil(2)..];
-        let (pairs, tail) = values.as_chunks_mut::<2>();
-        for (pair, code) in pairs.iter_mut().zip(codes) {
-            let [first, second] = self.pairs[usize::from(*code)];
-            *pair = [first * scale, second * scale];
-        }
-        if let [value] = tail {
-            *value = self.pairs[usize::from(codes[pairs.len()])][0] * scale;
-        }
-    }
-}
-
-impl Panels for CodebookWeight {
-    fn panel<'a>(&'a self, rows: Range<usize>, scratch: &'a mut Vec<f32>) -> Result<&'a [f32]> {
-        let cols = self.layout.cols;
-        scratch.resize(rows.len() * cols, 0.0);
-        let values = &mut scratch[..rows.len() * cols];
-        if self.layout.bits != 4 {
-            dequantize(self.tensor(), rows.start, values, cols, self.precision)?;
-            return Ok(values);
-        }
-        let codes = self.tensor.buffer(0);
-        let scales = Scales::new(self);
-        match self.layout.blocks {
-            Blocks::Flat => self.decode_run(codes, &scales, 0, rows.start * cols..rows.end * cols, values),
-            Blocks::PerRow => {
-                let (row_bytes, row_blocks) = (cols.div_ceil(2), cols.div_ceil(self.layout.block));
-                for (row, values) in rows.zip(values.chunks_exact_mut(cols)) {
-                    self.decode_run(
-                        &codes[row * row_bytes..],
-                        &scales,
-                        row * row_blocks,
-                        0..cols,
-                        values,
-                    );
+    /// A token or a few: every code is read once, and decoded in a register.
+    fn few_tokens(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32], usize) + Sync) {
+        let (rows, cols) = (self.layout.rows, self.layout.cols);
+        let tokens = x.len() / cols;
+        let mut split = Vec::with_capacity(x.len());
+        split_pairs(x, &mut split);
+        let out = SharedMatrix::new(out, tokens, rows);
+        (0..rows.div_ceil(ROWS_A_TASK))
+            .into_par_iter()
+            .for_each_init(Vec::new, |scales, task| {
+                let rows = task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows);
+                // SAFETY: tasks differ in their weight rows, so their blocks share no element.
+                let mut block = unsafe { out.block(0..tokens, rows.clone()) };
+                let mut sums = [0.0; DOT_TOKENS];
+                for (index, row) in rows.clone().enumerate() {
+                    let run = self.run(row..row + 1, scales);
+                    codebook::dot(self.set, run, &split, cols, &mut sums[..tokens]);
+                    for (token, sum) in sums[..tokens].iter().enumerate() {
+                        block.row(token)[index] = *sum;
+                    }
                 }
-            }
-        }
-        round(values, self.precision);
-        Ok(values)
+                for token in 0..tokens {
+                    finish(block.row(token), rows.start);
+                }
+            });
     }
-}
 
-/// The scales of blocks, as stored.
-enum Scales<'a> {
-    Plain(&'a [u8]),
-    Coded {
-        codes: &'a [u8],
-        scales: &'a [u8],
-        block: usize,
-        codebook: &'a [f32],
-        offset: f32,
-    },
-}
-
-impl<'a> Scales<'a> {
-    fn new(weight: &'a CodebookWeight) -> Self {
-        match weight.layout.scale {
-            Scale::F32 => Self::Plain(weight.tensor.buffer(2)),
-            Scale::Coded { block } => Self::Coded {
-                codes: weight.tensor.buffer(2),
-                scales: weight.tensor.buffer(3),
-                block,
-                codebook: &weight.scale_codebook,
-                offset: weight.scale_offset,
+    /// Rows that lie one after the other in the codes: any of a flat layout, one of a layout a row.
+    fn run<'a>(&'a self, rows: Range<usize>, scales: &'a mut Vec<f32>) -> Run<'a> {
+        let (cols, block) = (self.layout.cols, self.layout.block);
+        let (nibble, first_block, before, length) = match self.layout.blocks {
+            Blocks::Flat => {
+                let start = rows.start * cols;
+                (start, start / block, start % block, rows.len() * cols)
+            }
+            Blocks::PerRow => (
+                rows.start * cols.div_ceil(2) * 2,
+                rows.start * cols.div_ceil(block),
+                0,
+                cols,
+            ),
+        };
+        let blocks = (before + length).div_ceil(block);
+        self.read_scales(first_block, blocks, scales);
+        Run {
+            codes: &self.tensor.buffer(0)[nibble / 2..],
+            starts_second: nibble % 2 == 1,
+            high_first: self.layout.order == NibbleOrder::HighFirst,
+            codebook: &self.codebook,
+            block,
+            before,
+            scales,
+            rounding: match self.precision {
+                DType::BF16 => Rounding::Bf16,
+                DType::F16 => Rounding::F16,
+                DType::F32 | DType::I8 | DType::U8 => Rounding::F32,
             },
         }
     }
 
-    fn get(&self, block: usize) -> f32 {
+    fn read_scales(&self, first: usize, count: usize, out: &mut Vec<f32>) {
         let float = |bytes: &[u8], index: usize| f32::from_le_bytes(bytes.as_chunks::<4>().0[index]);
-        match self {
-            Self::Plain(scales) => float(scales, block),
-            Self::Coded {
-                codes,
-                scales,
-                block: size,
-                codebook,
-                offset,
-            } => codebook[usize::from(codes[block])] * float(scales, block / size) + offset,
+        out.clear();
+        match self.layout.scale {
+            Scale::F32 => {
+                let (scales, _) = self.tensor.buffer(2).as_chunks::<4>();
+                out.extend(
+                    scales[first..first + count]
+                        .iter()
+                        .map(|bytes| f32::from_le_bytes(*bytes)),
+                );
+            }
+            Scale::Coded { block } => {
+                let scales = self.tensor.buffer(3);
+                let codes = &self.tensor.buffer(2)[first..first + count];
+                out.extend(codes.iter().zip(first..).map(|(code, number)| {
+                    self.scale_codebook[usize::from(*code)] * float(scales, number / block)
+                        + self.scale_offset
+                }));
+            }
         }
+    }
+
+    /// Decodes rows as f32 or bf16.
+    fn decode<T: bytemuck::Pod>(
+        &self,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        decode: impl Fn(InstructionSet, Run<'_>, &mut [T]),
+    ) {
+        let cols = self.layout.cols;
+        let values = elements(scratch, rows.len() * cols);
+        let mut scales = Vec::new();
+        match self.layout.blocks {
+            Blocks::Flat => decode(self.set, self.run(rows, &mut scales), values),
+            Blocks::PerRow => {
+                for (row, values) in rows.zip(values.chunks_exact_mut(cols.max(1))) {
+                    decode(self.set, self.run(row..row + 1, &mut scales), values);
+                }
+            }
+        }
+    }
+}
+
+impl Rows for CodebookWeight {
+    fn rows<'a>(
+        &'a self,
+        rows: Range<usize>,
+        operand: Operand,
+        scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8]> {
+        let count = rows.len() * self.layout.cols;
+        if self.layout.bits != 4 {
+            return dequantize_bytes(self.tensor(), rows, operand, self.precision, scratch);
+        }
+        Ok(if operand == Operand::Bf16 {
+            self.decode(rows, scratch, codebook::decode_bf16);
+            bytemuck::cast_slice(elements::<u16>(scratch, count))
+        } else {
+            self.decode(rows, scratch, codebook::decode_f32);
+            bytemuck::cast_slice(elements::<f32>(scratch, count))
+        })
     }
 }

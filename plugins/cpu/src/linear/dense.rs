@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
+use qbench_cpu_kernels::Operand;
 use qbench_sdk::{AlignedBuffer, DType, Error, Result, StoredTensor, narrow, widen};
 use rayon::prelude::*;
 
-use super::panels::Panels;
+use super::rows::{Rows, Scratch, elements};
 
 /// A weight in the type of the precision.
 pub(super) struct DenseWeight {
@@ -50,20 +51,20 @@ impl DenseWeight {
     }
 }
 
-impl Panels for DenseWeight {
-    fn panel<'a>(&'a self, rows: Range<usize>, scratch: &'a mut Vec<f32>) -> Result<&'a [f32]> {
+impl Rows for DenseWeight {
+    fn rows<'a>(
+        &'a self,
+        rows: Range<usize>,
+        operand: Operand,
+        scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8]> {
         let bytes = self.bytes(rows.clone());
-        // A file's values may lie off a boundary; those are copied.
-        if self.precision == DType::F32
-            && cfg!(target_endian = "little")
-            && let Ok(values) = bytemuck::try_cast_slice(bytes)
-        {
-            return Ok(values);
+        if operand == Operand::F32 && self.precision != DType::F32 {
+            let values = elements(scratch, rows.len() * self.cols);
+            widen(bytes, self.precision, values)?;
+            return Ok(bytemuck::cast_slice(values));
         }
-        scratch.resize(rows.len() * self.cols, 0.0);
-        let values = &mut scratch[..rows.len() * self.cols];
-        widen(bytes, self.precision, values)?;
-        Ok(values)
+        Ok(bytes)
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::ops::Range;
 
+use qbench_cpu_kernels::Operand;
 use qbench_sdk::{CallContext, DType, Error, Matrix, MatrixMut, Result, StoredTensor, narrow, widen};
 
 use super::{
-    dequantize,
-    panels::{self, Panels},
+    dequantize_bytes,
+    product::product,
+    rows::{Rows, Scratch},
 };
+use crate::kernels::Kernels;
 
 /// A weight that its scheme multiplies, or else turns into floats a panel at a time, at every pass.
 pub(super) struct ForeignWeight {
@@ -43,13 +46,14 @@ impl ForeignWeight {
 
     pub(super) fn product(
         &self,
+        kernels: Kernels,
         x: &[f32],
         (rows, cols): (usize, usize),
         out: &mut [f32],
         finish: impl Fn(&mut [f32], usize) + Sync,
     ) -> Result<()> {
         if !self.has_product {
-            return panels::product(x, self, (rows, cols), out, finish);
+            return product(kernels, self.precision, x, self, (rows, cols), out, finish);
         }
         self.scheme_product(x, (rows, cols), out)?;
         for row in out.chunks_exact_mut(rows) {
@@ -75,12 +79,13 @@ impl ForeignWeight {
     }
 }
 
-impl Panels for ForeignWeight {
-    fn panel<'a>(&'a self, rows: Range<usize>, scratch: &'a mut Vec<f32>) -> Result<&'a [f32]> {
-        let cols = self.tensor.layout().cols();
-        scratch.resize(rows.len() * cols, 0.0);
-        let values = &mut scratch[..rows.len() * cols];
-        dequantize(self.tensor(), rows.start, values, cols, self.precision)?;
-        Ok(values)
+impl Rows for ForeignWeight {
+    fn rows<'a>(
+        &'a self,
+        rows: Range<usize>,
+        operand: Operand,
+        scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8]> {
+        dequantize_bytes(self.tensor(), rows, operand, self.precision, scratch)
     }
 }

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use super::{
     floats,
-    panels::{TILE, tasks},
+    product::{TILE, tasks},
 };
-use crate::matrix::{Block, Onto, SharedMatrix, View, multiply};
+use qbench_cpu_kernels::matrix::{Block, Onto, SharedMatrix, View, multiply};
 
 /// A weight whose codes stay as they are stored.
 pub(super) struct Fp8Weight {

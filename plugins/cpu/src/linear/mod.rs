@@ -5,24 +5,29 @@ mod dense;
 mod foreign;
 mod fp8;
 mod int8;
-mod panels;
+mod product;
+mod rows;
 
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use qbench_architectures::Loaded;
+use qbench_cpu_kernels::Operand;
 use qbench_sdk::{
     DType, Error, Layout, MatrixMut, Result, StoredTensor,
     backend::{DequantizeWhen, Execution},
     layout::{fp8 as e4m3, int8::MAX_COLS},
 };
 
-use crate::elementwise::round;
+use crate::{elementwise::round, kernels::Kernels};
 use codebook::CodebookWeight;
 use dense::DenseWeight;
 use foreign::ForeignWeight;
 use fp8::Fp8Weight;
 use int8::Int8Weight;
+use rows::{Scratch, elements};
 
 /// A loaded weight matrix with its optional bias.
 pub(crate) struct Linear {
@@ -31,6 +36,7 @@ pub(crate) struct Linear {
     cols: usize,
     bias: Option<Vec<f32>>,
     precision: DType,
+    kernels: Kernels,
 }
 
 enum Weight {
@@ -42,7 +48,7 @@ enum Weight {
 }
 
 /// How a layout is run; what a weight of it turns out to need is decided when it is loaded.
-pub(crate) fn execution(layout: &Layout, precision: DType) -> Execution {
+pub(crate) fn execution(layout: &Layout, precision: DType, kernels: Kernels) -> Execution {
     let native = |kernel: String| Execution::Native { kernel };
     let unsupported = |reason: String| Execution::Unsupported { reason };
     match layout {
@@ -50,17 +56,23 @@ pub(crate) fn execution(layout: &Layout, precision: DType) -> Execution {
             unsupported(format!("dense {} values without a scale", dense.dtype))
         }
         Layout::Dense(dense) if dense.dtype != precision => native(format!(
-            "f32 gemm, {} turned into {precision} at load",
+            "{}, {} turned into {precision} at load",
+            kernels.describe(precision),
             dense.dtype
         )),
-        Layout::Dense(_) if precision == DType::F32 => native("f32 gemm".to_owned()),
-        Layout::Dense(_) => native(format!("f32 gemm on widened {precision}")),
-        Layout::BlockCodebook(_) => native("f32 gemm on decoded panels".to_owned()),
+        Layout::Dense(_) => native(kernels.describe(precision)),
+        Layout::BlockCodebook(_) => native(match kernels {
+            Kernels::Reference => "f32 gemm on decoded panels".to_owned(),
+            Kernels::Own(_) => format!("{} from codes", kernels.describe(precision)),
+        }),
         Layout::Int8Vectorwise(layout) if layout.cols > MAX_COLS => unsupported(format!(
             "{} columns: integer sums over more than {MAX_COLS} may not fit into 32 bits",
             layout.cols
         )),
-        Layout::Int8Vectorwise(_) => native("exact int8 product, f32 outliers".to_owned()),
+        Layout::Int8Vectorwise(_) => native(match kernels {
+            Kernels::Reference => "exact int8 product, f32 outliers".to_owned(),
+            Kernels::Own(set) => format!("exact int8 tiles, f32 outliers, {set}"),
+        }),
         Layout::ScaledFp8(layout) if layout.cols > e4m3::MAX_COLS => unsupported(format!(
             "{} columns: sums over more than {} are not exact in f64",
             layout.cols,
@@ -81,10 +93,11 @@ impl Linear {
         tensor: Box<dyn StoredTensor>,
         bias: Option<Vec<f32>>,
         precision: DType,
+        kernels: Kernels,
     ) -> Result<Loaded<Self>> {
         let layout = tensor.layout().clone();
         check_buffers(tensor.as_ref())?;
-        let mut execution = execution(&layout, precision);
+        let mut execution = execution(&layout, precision, kernels);
         let mut bytes = layout.bytes() as u64;
         let weight = match &layout {
             _ if matches!(execution, Execution::Unsupported { .. }) => {
@@ -95,7 +108,7 @@ impl Linear {
                 Weight::Dense(DenseWeight::new(tensor, precision)?)
             }
             Layout::BlockCodebook(layout) => {
-                Weight::Codebook(CodebookWeight::new(tensor, layout.clone(), precision))
+                Weight::Codebook(CodebookWeight::new(tensor, layout.clone(), precision, kernels))
             }
             Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(tensor, precision)),
             Layout::ScaledFp8(_) => Weight::Fp8(Fp8Weight::new(tensor)),
@@ -114,6 +127,7 @@ impl Linear {
                 cols: layout.cols(),
                 bias,
                 precision,
+                kernels,
             },
             bytes,
             execution,
@@ -153,17 +167,22 @@ impl Linear {
             round(values, rounding);
         };
         match &self.weight {
-            Weight::Dense(weight) => panels::product(x, weight, (self.rows, self.cols), out, finish),
-            Weight::Codebook(weight) => panels::product(x, weight, (self.rows, self.cols), out, finish),
-            Weight::Int8(weight) => {
-                weight.product(x, out, rounding, self.bias.as_deref());
-                Ok(())
-            }
+            Weight::Dense(weight) => product::product(
+                self.kernels,
+                self.precision,
+                x,
+                weight,
+                (self.rows, self.cols),
+                out,
+                finish,
+            ),
+            Weight::Codebook(weight) => weight.product(self.kernels, x, out, finish),
+            Weight::Int8(weight) => weight.product(self.kernels, x, out, rounding, self.bias.as_deref()),
             Weight::Fp8(weight) => {
                 weight.product(x, out, finish);
                 Ok(())
             }
-            Weight::Foreign(weight) => weight.product(x, (self.rows, self.cols), out, finish),
+            Weight::Foreign(weight) => weight.product(self.kernels, x, (self.rows, self.cols), out, finish),
         }
     }
 
@@ -201,6 +220,30 @@ fn dequantize(
         context,
     )?;
     qbench_sdk::widen(&bytes, precision, out)
+}
+
+/// Rows through the scheme that stored them, as elements of an operand that holds the values of the precision.
+fn dequantize_bytes<'a>(
+    tensor: &dyn StoredTensor,
+    rows: Range<usize>,
+    operand: Operand,
+    precision: DType,
+    scratch: &'a mut Scratch,
+) -> Result<&'a [u8]> {
+    let cols = tensor.layout().cols();
+    let count = rows.len() * cols;
+    if operand == Operand::F32 {
+        let values = elements(scratch, count);
+        dequantize(tensor, rows.start, values, cols, precision)?;
+        return Ok(bytemuck::cast_slice(values));
+    }
+    let bytes = elements(scratch, count * precision.size());
+    tensor.dequantize(
+        rows.start,
+        &mut MatrixMut::new(bytes, rows.len(), cols, precision)?,
+        qbench_sdk::CallContext::single_threaded(),
+    )?;
+    Ok(bytes)
 }
 
 /// Kernels index the buffers by the layout: their sizes are checked once, here.

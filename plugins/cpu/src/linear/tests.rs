@@ -8,7 +8,7 @@ use qbench_sdk::layout::{
 use qbench_sdk::AlignedBuffer;
 
 use super::*;
-use crate::tests::support::{MemoryTensor, Random, assert_close};
+use crate::tests::support::{MemoryTensor, Random, all_kernels, assert_close};
 
 /// Sums of a few hundred products of size 0.1 in f32 stay far within this; one wrong weight does not.
 const SUM_TOLERANCE: f64 = 5e-5;
@@ -29,8 +29,8 @@ fn naive(x: &[f32], weights: &[f32], bias: Option<&[f32]>, cols: usize) -> Vec<f
         .collect()
 }
 
-fn load(tensor: &MemoryTensor, bias: Option<Vec<f32>>, precision: DType) -> Loaded<Linear> {
-    Linear::load(tensor.boxed(), bias, precision).unwrap()
+fn load(tensor: &MemoryTensor, bias: Option<Vec<f32>>, precision: DType, kernels: Kernels) -> Loaded<Linear> {
+    Linear::load(tensor.boxed(), bias, precision, kernels).unwrap()
 }
 
 fn forward(linear: &Linear, x: &[f32], rounding: DType) -> Vec<f32> {
@@ -47,24 +47,27 @@ fn check(tensor: &MemoryTensor, precision: DType, tokens: usize, random: &mut Ra
     let bias = random.normal(rows, 1.0);
     let mut x = random.normal(tokens * cols, 1.0);
     round(&mut x, precision);
-    let linear = load(tensor, Some(bias.clone()), precision).value;
     let truth = naive(&x, &weights, Some(&bias), cols);
-    assert_close(&forward(&linear, &x, DType::F32), &truth, SUM_TOLERANCE, &what);
-    let mut row = vec![0.0; cols];
-    for index in [0, rows / 2, rows - 1] {
-        linear.read_row(index, &mut row).unwrap();
-        assert_eq!(
-            row,
-            weights[index * cols..(index + 1) * cols],
-            "row {index} of {what}"
-        );
+    for kernels in all_kernels() {
+        let what = format!("{what} by {kernels:?}");
+        let linear = load(tensor, Some(bias.clone()), precision, kernels).value;
+        assert_close(&forward(&linear, &x, DType::F32), &truth, SUM_TOLERANCE, &what);
+        let mut row = vec![0.0; cols];
+        for index in [0, rows / 2, rows - 1] {
+            linear.read_row(index, &mut row).unwrap();
+            assert_eq!(
+                row,
+                weights[index * cols..(index + 1) * cols],
+                "row {index} of {what}"
+            );
+        }
     }
 }
 
 #[test]
 fn dense_weights_of_any_type_in_any_precision() {
     let mut random = Random::new(1);
-    for (rows, cols, tokens) in [(1, 1, 1), (300, 96, 3), (130, 37, 600)] {
+    for (rows, cols, tokens) in [(1, 1, 1), (300, 96, 3), (130, 37, 600), (70, 64, 13)] {
         let values = random.normal(rows * cols, 0.1);
         for stored in [DType::F32, DType::F16, DType::BF16] {
             for precision in [DType::F32, DType::F16, DType::BF16] {
@@ -82,6 +85,7 @@ fn codebook_weights_of_any_shape_and_choice() {
         (1, 1, 64, 1),
         (200, 64, 64, 40),
         (131, 37, 64, 5),
+        (70, 160, 32, 3),
         (9, 100, 32, 2),
         (7, 13, 3, 1),
     ] {
@@ -112,8 +116,8 @@ fn codebook_weights_of_any_shape_and_choice() {
 }
 
 #[test]
-fn decoded_panels_are_the_references_bits() {
-    use super::{codebook::CodebookWeight, panels::Panels};
+fn decoded_rows_are_the_references_bits() {
+    use super::{codebook::CodebookWeight, rows::Rows};
     let mut random = Random::new(4);
     for (cols, blocks) in [(37, Blocks::Flat), (64, Blocks::Flat), (37, Blocks::PerRow)] {
         let layout = BlockCodebook {
@@ -126,12 +130,21 @@ fn decoded_panels_are_the_references_bits() {
             scale: Scale::Coded { block: 256 },
         };
         let tensor = MemoryTensor::random(Layout::BlockCodebook(layout.clone()), &mut random);
-        for precision in [DType::F32, DType::F16, DType::BF16] {
-            let truth = tensor.decoded(precision);
-            let weight = CodebookWeight::new(tensor.boxed(), layout.clone(), precision);
-            let mut scratch = vec![9.0; 3];
-            let panel = weight.panel(3..49, &mut scratch).unwrap();
-            assert_eq!(panel, &truth[3 * cols..49 * cols]);
+        for (precision, kernels) in [DType::F32, DType::F16, DType::BF16]
+            .into_iter()
+            .flat_map(|precision| all_kernels().into_iter().map(move |kernels| (precision, kernels)))
+        {
+            let truth = &tensor.decoded(precision)[3 * cols..49 * cols];
+            let weight = CodebookWeight::new(tensor.boxed(), layout.clone(), precision, kernels);
+            let mut scratch = vec![9; 3];
+            let bytes = weight.rows(3..49, Operand::F32, &mut scratch).unwrap();
+            assert_eq!(floats(bytes), truth);
+            if precision == DType::BF16 {
+                let bytes = weight.rows(3..49, Operand::Bf16, &mut scratch).unwrap();
+                let mut values = vec![0.0; truth.len()];
+                qbench_sdk::widen(bytes, precision, &mut values).unwrap();
+                assert_eq!(values, truth);
+            }
         }
     }
 }
@@ -170,18 +183,24 @@ fn int8_is_the_reference_bit_for_bit_where_that_is_defined() {
         (300, 96, 600, 1.6),
         (33, 200, 1, 4.0),
     ] {
-        for precision in [DType::F32, DType::BF16] {
+        for (precision, kernels) in [DType::F32, DType::BF16]
+            .into_iter()
+            .flat_map(|precision| all_kernels().into_iter().map(move |kernels| (precision, kernels)))
+        {
             let mut tensor =
                 MemoryTensor::random(Layout::Int8Vectorwise(Int8Vectorwise { rows, cols }), &mut random);
             tensor.buffers[2] = AlignedBuffer::from_bytes(&6.0_f32.to_le_bytes());
             let bias = random.normal(rows, 0.5);
             let mut x = random.normal(tokens * cols, spread);
             round(&mut x, precision);
-            let linear = load(&tensor, Some(bias.clone()), precision).value;
+            let linear = load(&tensor, Some(bias.clone()), precision, kernels).value;
             let out = forward(&linear, &x, precision);
             let (first, second) = int8_reference(&tensor, &x, &bias, precision);
             if second.iter().all(|value| *value == 0.0) {
-                assert_eq!(out, first, "{rows} x {cols}, {tokens} tokens in {precision}");
+                assert_eq!(
+                    out, first,
+                    "{rows} x {cols}, {tokens} tokens in {precision} by {kernels:?}"
+                );
                 continue;
             }
             // A bf16 result may fall on either side of a tie by the order of its sum: one step of 2^-8 at most.
@@ -216,7 +235,7 @@ fn fp8_is_the_reference_bit_for_bit() {
         for precision in [DType::F32, DType::BF16] {
             let mut x = random.normal(tokens * cols, 1.0);
             round(&mut x, precision);
-            let loaded = load(&tensor, Some(bias.clone()), precision);
+            let loaded = load(&tensor, Some(bias.clone()), precision, Kernels::Reference);
             let kernel = "exact e4m3 product".to_owned();
             assert_eq!(loaded.execution, Execution::Native { kernel });
             let mut truth = fp8::product(&x, cols, &tensor.buffers[0], &floats(&tensor.buffers[1]));
@@ -251,7 +270,7 @@ fn custom_layouts_use_the_schemes_product_or_its_floats() {
             buffers: Vec::new(),
             custom: Some((random.normal(rows * cols, 0.1), has_product)),
         };
-        let loaded = load(&tensor, None, DType::F32);
+        let loaded = load(&tensor, None, DType::F32, Kernels::Reference);
         let expected = if has_product {
             Execution::SchemeMatmul
         } else {
@@ -275,11 +294,11 @@ fn custom_layouts_use_the_schemes_product_or_its_floats() {
 #[test]
 fn bytes_are_those_held_and_broken_tensors_are_refused() {
     let dense = MemoryTensor::dense(3, 5, DType::BF16, &[0.5; 15]);
-    assert_eq!(load(&dense, None, DType::BF16).bytes, 30);
-    assert_eq!(load(&dense, None, DType::F32).bytes, 60);
+    assert_eq!(load(&dense, None, DType::BF16, Kernels::Reference).bytes, 30);
+    assert_eq!(load(&dense, None, DType::F32, Kernels::Reference).bytes, 60);
     let mut short = MemoryTensor::dense(3, 5, DType::F32, &[0.5; 15]);
     short.buffers[0] = AlignedBuffer::zeroed(59);
-    let error = Linear::load(short.boxed(), None, DType::F32)
+    let error = Linear::load(short.boxed(), None, DType::F32, Kernels::Reference)
         .map(|_| ())
         .unwrap_err();
     assert!(
@@ -294,7 +313,7 @@ fn bytes_are_those_held_and_broken_tensors_are_refused() {
         }),
         &mut Random::new(1),
     );
-    assert!(Linear::load(integers.boxed(), None, DType::F32).is_err());
+    assert!(Linear::load(integers.boxed(), None, DType::F32, Kernels::Reference).is_err());
 }
 
 /// Linear8bitLt at its edges, as bitsandbytes computes it on a CPU (tests/fixtures/bitsandbytes/int8_linear.py).
@@ -309,16 +328,20 @@ fn int8_edges_are_bitsandbytes() {
     .unwrap();
     let file = safetensors::SafeTensors::deserialize(&file).unwrap();
     let bytes = |name: String| file.tensor(&name).unwrap().data().to_vec();
-    for (layer, case, threshold) in ["odd", "wide"].into_iter().flat_map(|layer| {
-        [
-            ("batch", 6.0_f32),
-            ("single", 6.0),
-            ("single_outlier", 6.0),
-            ("row", 6.0),
-            ("off", 0.0),
-        ]
-        .map(|(case, threshold)| (layer, case, threshold))
-    }) {
+    for (kernels, layer, case, threshold) in all_kernels()
+        .into_iter()
+        .flat_map(|kernels| ["odd", "wide"].map(move |layer| (kernels, layer)))
+        .flat_map(|(kernels, layer)| {
+            [
+                ("batch", 6.0_f32),
+                ("single", 6.0),
+                ("single_outlier", 6.0),
+                ("row", 6.0),
+                ("off", 0.0),
+            ]
+            .map(move |(case, threshold)| (kernels, layer, case, threshold))
+        })
+    {
         let (codes, scales) = (bytes(format!("{layer}.CB")), bytes(format!("{layer}.SCB")));
         let rows = scales.len() / 4;
         let cols = codes.len() / rows;
@@ -337,7 +360,11 @@ fn int8_edges_are_bitsandbytes() {
             ("f16", DType::F16, 2.0 / 2048.0),
             ("bf16", DType::BF16, 2.0 / 256.0),
         ] {
-            let out = forward(&load(&tensor, Some(bias.clone()), precision).value, &x, precision);
+            let out = forward(
+                &load(&tensor, Some(bias.clone()), precision, kernels).value,
+                &x,
+                precision,
+            );
             let theirs = floats(&bytes(format!("{layer}.{case}.{name}")));
             let quantized = quantize_activations(&x, x.len() / cols, cols, threshold).unwrap();
             let codes: Vec<i8> = codes.iter().map(|code| *code as i8).collect();

@@ -9,7 +9,8 @@ use qbench_sdk::{
 };
 
 use super::support::{MemoryTensor, MemoryWeights, Random};
-use crate::CpuBackend;
+use crate::{CpuBackend, Kernels};
+use qbench_cpu_kernels::InstructionSet;
 
 /// States and logits of size 1 after two layers, added up in another order.
 const ORDER_TOLERANCE: f32 = 2e-5;
@@ -139,7 +140,7 @@ impl Fixture {
     }
 
     fn try_load(&self, weights: MemoryWeights, compute: DType, threads: usize) -> Result<Box<dyn Model>> {
-        CpuBackend.load(LoadRequest {
+        CpuBackend::new(Kernels::Own(InstructionSet::best())).load(LoadRequest {
             config_json: &self.config.to_string(),
             weights: Arc::new(weights),
             device: "cpu",

@@ -9,8 +9,8 @@ use qbench_sdk::{
 };
 use safetensors::{Dtype, SafeTensors};
 
-use super::support::{MemoryTensor, MemoryWeights};
-use crate::CpuBackend;
+use super::support::{MemoryTensor, MemoryWeights, all_kernels};
+use crate::{CpuBackend, Kernels};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(
@@ -20,7 +20,7 @@ fn fixture(name: &str) -> PathBuf {
     .join(name)
 }
 
-fn load(compute: DType) -> Box<dyn Model> {
+fn load(compute: DType, kernels: Kernels) -> Box<dyn Model> {
     let file = fs::read(fixture("model.safetensors")).unwrap();
     let mut weights = MemoryWeights::default();
     for (name, view) in SafeTensors::deserialize(&file).unwrap().tensors() {
@@ -39,7 +39,7 @@ fn load(compute: DType) -> Box<dyn Model> {
             .0
             .insert(name, MemoryTensor::dense(rows, cols, DType::BF16, &values));
     }
-    CpuBackend
+    CpuBackend::new(kernels)
         .load(LoadRequest {
             config_json: &fs::read_to_string(fixture("config.json")).unwrap(),
             weights: Arc::new(weights),
@@ -86,7 +86,7 @@ struct Tolerance {
     pooled: f64,
 }
 
-fn compare(variant: &str, compute: DType, tolerance: &Tolerance) {
+fn compare(variant: &str, compute: DType, kernels: Kernels, tolerance: &Tolerance) {
     const VOCAB: usize = 4096;
     const LENGTH: usize = 128;
     const HIDDEN: usize = 256;
@@ -120,7 +120,7 @@ fn compare(variant: &str, compute: DType, tolerance: &Tolerance) {
         length: LENGTH,
         cache: Cache::None,
     };
-    load(compute).forward(batch, &mut output).unwrap();
+    load(compute, kernels).forward(batch, &mut output).unwrap();
 
     let row = |b: f64, t: f64| &logits[(b as usize * LENGTH + t as usize) * VOCAB..][..VOCAB];
     let near = |value: f64, truth: f64, tolerance: f64, what: &str| {
@@ -169,7 +169,9 @@ fn f32_is_transformers() {
         scalar: 5e-5,
         pooled: 1e-5,
     };
-    compare("standard.f32", DType::F32, &tolerance);
+    for kernels in all_kernels() {
+        compare("standard.f32", DType::F32, kernels, &tolerance);
+    }
 }
 
 #[test]
@@ -181,5 +183,7 @@ fn bf16_is_transformers_up_to_its_rounding() {
         scalar: 0.3,
         pooled: 0.03,
     };
-    compare("standard.bf16", DType::BF16, &tolerance);
+    for kernels in all_kernels() {
+        compare("standard.bf16", DType::BF16, kernels, &tolerance);
+    }
 }

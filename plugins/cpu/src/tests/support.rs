@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::Kernels;
+use qbench_cpu_kernels::InstructionSet;
 use qbench_sdk::{
     AlignedBuffer, CallContext, DType, Error, Layout, Matrix, MatrixMut, Result, StoredTensor, Weights,
     layout::{self, Dense},
@@ -37,6 +39,14 @@ impl Random {
             })
             .collect()
     }
+}
+
+/// The reference, and the kernels of every instruction set that this processor has.
+pub(crate) fn all_kernels() -> Vec<Kernels> {
+    let sets = InstructionSet::ALL.into_iter().filter(|set| set.is_available());
+    std::iter::once(Kernels::Reference)
+        .chain(sets.map(Kernels::Own))
+        .collect()
 }
 
 /// Fails when a value is farther from the truth than `tolerance`.

@@ -4,7 +4,7 @@ use std::{marker::PhantomData, ops::Range};
 
 /// A borrowed matrix with any strides.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a, T = f32> {
+pub struct View<'a, T = f32> {
     data: &'a [T],
     rows: usize,
     cols: usize,
@@ -17,7 +17,7 @@ impl<'a, T> View<'a, T> {
     ///
     /// # Panics
     /// When `data` is too short.
-    pub(crate) fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(
             rows == 0 || (cols <= stride && (rows - 1) * stride + cols <= data.len()),
             "a {rows} x {cols} matrix with stride {stride} in {} elements",
@@ -33,7 +33,8 @@ impl<'a, T> View<'a, T> {
     }
 
     /// The transposed matrix.
-    pub(crate) fn transposed(self) -> Self {
+    #[must_use]
+    pub fn transposed(self) -> Self {
         Self {
             data: self.data,
             rows: self.cols,
@@ -45,22 +46,22 @@ impl<'a, T> View<'a, T> {
 }
 
 /// A row-major matrix of which several tasks write different blocks at once.
-pub(crate) struct SharedMatrix<'a> {
-    data: *mut f32,
+pub struct SharedMatrix<'a, T> {
+    data: *mut T,
     rows: usize,
     cols: usize,
-    borrow: PhantomData<&'a mut [f32]>,
+    borrow: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: elements are reached through `block` alone, whose contract forbids that two tasks reach the same.
-unsafe impl Sync for SharedMatrix<'_> {}
+unsafe impl<T: Send> Sync for SharedMatrix<'_, T> {}
 
-impl<'a> SharedMatrix<'a> {
+impl<'a, T> SharedMatrix<'a, T> {
     /// All of `data` as rows of `cols` elements.
     ///
     /// # Panics
     /// When `data` is not `rows · cols` long.
-    pub(crate) fn new(data: &'a mut [f32], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a {rows} x {cols} matrix");
         Self {
             data: data.as_mut_ptr(),
@@ -77,7 +78,7 @@ impl<'a> SharedMatrix<'a> {
     ///
     /// # Safety
     /// While the block lives, no other block of this matrix that shares an element with it may live.
-    pub(crate) unsafe fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Block<'_> {
+    pub unsafe fn block(&self, rows: Range<usize>, cols: Range<usize>) -> Block<'_, T> {
         assert!(
             rows.start <= rows.end
                 && rows.end <= self.rows
@@ -99,7 +100,7 @@ impl<'a> SharedMatrix<'a> {
 }
 
 /// Exclusive access to a block of a row-major matrix.
-pub(crate) struct Block<'a, T = f32> {
+pub struct Block<'a, T = f32> {
     data: *mut T,
     rows: usize,
     cols: usize,
@@ -112,7 +113,7 @@ impl<'a, T> Block<'a, T> {
     ///
     /// # Panics
     /// When `data` is not `rows · cols` long.
-    pub(crate) fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a {rows} x {cols} block");
         Self {
             data: data.as_mut_ptr(),
@@ -123,11 +124,32 @@ impl<'a, T> Block<'a, T> {
         }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Where the element at `row`, `col` lies, and the distance of rows in elements.
+    pub(crate) fn corner(&mut self, row: usize, col: usize) -> (*mut T, usize) {
+        assert!(
+            row < self.rows && col < self.cols,
+            "({row}, {col}) of {} x {}",
+            self.rows,
+            self.cols
+        );
+        (self.data.wrapping_add(row * self.stride + col), self.stride)
+    }
+
     /// Row `index`.
     ///
     /// # Panics
     /// When there is no such row.
-    pub(crate) fn row(&mut self, index: usize) -> &mut [T] {
+    pub fn row(&mut self, index: usize) -> &mut [T] {
         assert!(index < self.rows, "row {index} of {}", self.rows);
         // SAFETY: the row lies in the matrix (checked when the block was made), and the block is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(index * self.stride), self.cols) }
@@ -136,13 +158,16 @@ impl<'a, T> Block<'a, T> {
 
 /// What becomes of the values that were there.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Onto {
+pub enum Onto {
+    /// They are lost.
     Overwrite,
+    /// They are added to.
     Add,
 }
 
 /// A type that products are computed in.
-pub(crate) trait Real: Copy + 'static {
+pub trait Real: Copy + 'static {
+    /// One.
     const ONE: Self;
 }
 
@@ -158,13 +183,7 @@ impl Real for f64 {
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub(crate) fn multiply<T: Real>(
-    a: View<'_, T>,
-    b: View<'_, T>,
-    scale: T,
-    onto: Onto,
-    out: &mut Block<'_, T>,
-) {
+pub fn multiply<T: Real>(a: View<'_, T>, b: View<'_, T>, scale: T, onto: Onto, out: &mut Block<'_, T>) {
     assert!(
         a.cols == b.rows && a.rows == out.rows && b.cols == out.cols,
         "{} x {} times {} x {} into {} x {}",
