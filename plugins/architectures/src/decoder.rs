@@ -137,20 +137,37 @@ impl<O: Ops> Decoder<O> {
             sin,
         })?;
 
+        let eps = self.config.rms_norm_eps;
+        let norm_before = |index: usize| {
+            self.layers
+                .get(index)
+                .map_or(&self.norm, |layer| &layer.input_norm)
+        };
+        let mut pooled = Vec::new();
         let mut x = ops.embed(&self.embedding, &tokens)?;
+        let mut normed = ops.rms_norm(&x, norm_before(0), eps)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            emit(ops, &x, &tokens, index, output)?;
+            emit(ops, &x, &tokens, index, output, &mut pooled)?;
             let cache = cached.as_mut().map(|cached| &mut cached.layers[index]);
-            x = layer.forward(ops, x, &self.attention, self.config.rms_norm_eps, &tokens, cache)?;
+            let mixed = layer.attention(ops, normed, &self.attention, &tokens, cache)?;
+            (x, normed) = ops.add_rms_norm(x, &mixed, &layer.mlp_norm, eps)?;
+            drop(mixed);
+            let mlp = ops.gated_mlp(&normed, &layer.gate, &layer.up, &layer.down)?;
+            drop(normed);
+            (x, normed) = ops.add_rms_norm(x, &mlp, norm_before(index + 1), eps)?;
         }
-        x = ops.rms_norm(&x, &self.norm, self.config.rms_norm_eps)?;
-        emit(ops, &x, &tokens, self.layers.len(), output)?;
+        drop(x);
+        emit(ops, &normed, &tokens, self.layers.len(), output, &mut pooled)?;
         if let Some((rows, logits)) = &mut output.logits {
             let head = self.head()?;
             match rows {
-                LogitRows::All => ops.project(&x, head, logits)?,
-                LogitRows::Last => ops.project(&ops.last_positions(&x, &tokens)?, head, logits)?,
+                LogitRows::All => ops.project(&normed, head, logits)?,
+                LogitRows::Last => ops.project(&ops.last_positions(&normed, &tokens)?, head, logits)?,
             }
+        }
+        ops.finish()?;
+        for (index, mean) in pooled {
+            ops.read_pooled(mean, output.pooled[index].data)?;
         }
         if let Some(mut cached) = cached {
             cached.positions += batch.length;
@@ -245,19 +262,26 @@ impl<O: Ops> Decoder<O> {
     }
 }
 
-/// Writes hidden state `layer` wherever it is wanted.
+/// Writes hidden state `layer` wherever it is wanted. Means are noted in `pooled` with the output's index and read after
+/// the pass: reading one waits for the device.
 fn emit<O: Ops>(
     ops: &O,
     x: &O::Tensor,
     tokens: &O::Tokens,
     layer: usize,
     output: &mut ForwardOutput<'_>,
+    pooled: &mut Vec<(usize, O::Pooled)>,
 ) -> Result<()> {
     for out in output.hidden.iter_mut().filter(|out| out.layer == layer) {
         ops.copy_out(x, out.data)?;
     }
-    for out in output.pooled.iter_mut().filter(|out| out.layer == layer) {
-        ops.mean_pool(x, tokens, out.data)?;
+    for (index, _) in output
+        .pooled
+        .iter()
+        .enumerate()
+        .filter(|(_, out)| out.layer == layer)
+    {
+        pooled.push((index, ops.mean_pool(x, tokens)?));
     }
     Ok(())
 }
@@ -282,25 +306,21 @@ impl<O: Ops> Layer<O> {
         })
     }
 
-    fn forward(
+    /// What the layer's attention adds to the residual stream, from the normed stream.
+    fn attention(
         &self,
         ops: &O,
-        x: O::Tensor,
+        normed: O::Tensor,
         shape: &AttentionShape,
-        eps: f32,
         tokens: &O::Tokens,
         cache: Option<&mut O::Cache>,
     ) -> Result<O::Tensor> {
-        let normed = ops.rms_norm(&x, &self.input_norm, eps)?;
-        let q = ops.rope(ops.linear(&normed, &self.q)?, shape.head_dim, tokens)?;
-        let k = ops.rope(ops.linear(&normed, &self.k)?, shape.head_dim, tokens)?;
+        let q = ops.linear(&normed, &self.q)?;
+        let k = ops.linear(&normed, &self.k)?;
         let v = ops.linear(&normed, &self.v)?;
         drop(normed);
+        let (q, k) = ops.rope(q, k, shape.head_dim, tokens)?;
         let mixed = ops.attention(q, k, v, shape, tokens, cache)?;
-        let x = ops.add(x, &ops.linear(&mixed, &self.o)?)?;
-        drop(mixed);
-        let normed = ops.rms_norm(&x, &self.mlp_norm, eps)?;
-        let mlp = ops.gated_mlp(&normed, &self.gate, &self.up, &self.down)?;
-        ops.add(x, &mlp)
+        ops.linear(&mixed, &self.o)
     }
 }

@@ -56,6 +56,10 @@ impl<O: Ops> Model for DecoderModel<O> {
         self.ops.synchronize()
     }
 
+    fn device_seconds(&mut self) -> Result<Option<f64>> {
+        self.ops.device_seconds()
+    }
+
     fn memory(&self) -> Result<Memory> {
         self.ops.memory()
     }

@@ -65,6 +65,8 @@ pub trait Ops: Send {
     type Cache: Send;
     /// What one pass needs on the device: ids, mask, rotary tables.
     type Tokens: Send;
+    /// Means of a hidden state, where they were computed.
+    type Pooled: Send;
 
     /// Takes over a vector, stored densely as a matrix of one row.
     ///
@@ -112,12 +114,18 @@ pub trait Ops: Send {
     /// See [`embed`](Self::embed).
     fn linear(&self, x: &Self::Tensor, weight: &Self::Linear) -> Result<Self::Tensor>;
 
-    /// Turns the heads of `x` (each `head_dim` wide) by the pass's angles: halves `a`, `b` of a head become
+    /// Turns the heads of queries and keys (each `head_dim` wide) by the pass's angles: halves `a`, `b` of a head become
     /// `a cos - b sin`, `b cos + a sin`.
     ///
     /// # Errors
     /// See [`embed`](Self::embed).
-    fn rope(&self, x: Self::Tensor, head_dim: usize, tokens: &Self::Tokens) -> Result<Self::Tensor>;
+    fn rope(
+        &self,
+        q: Self::Tensor,
+        k: Self::Tensor,
+        head_dim: usize,
+        tokens: &Self::Tokens,
+    ) -> Result<(Self::Tensor, Self::Tensor)>;
 
     /// `softmax(scale · q kᵀ) v` for each head. A query that sees no key gives zeros. With a cache, `k` and `v` are
     /// appended to it first and all that it holds is seen.
@@ -152,6 +160,22 @@ pub trait Ops: Send {
     /// See [`embed`](Self::embed).
     fn add(&self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
 
+    /// `x + y`, and its [`rms_norm`](Self::rms_norm).
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn add_rms_norm(
+        &self,
+        x: Self::Tensor,
+        y: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<(Self::Tensor, Self::Tensor)> {
+        let sum = self.add(x, y)?;
+        let normed = self.rms_norm(&sum, weight, eps)?;
+        Ok((sum, normed))
+    }
+
     /// The last position of each sequence, `[batch, width]`.
     ///
     /// # Errors
@@ -164,17 +188,41 @@ pub trait Ops: Send {
     /// See [`embed`](Self::embed).
     fn project(&self, x: &Self::Tensor, weight: &Self::Linear, out: &mut [f32]) -> Result<()>;
 
-    /// Writes the mean over each sequence's tokens, padding left out, `[batch, width]`; zeros for a sequence of padding.
+    /// The mean over each sequence's tokens, padding left out, `[batch, width]`; zeros for a sequence of padding.
     ///
     /// # Errors
     /// See [`embed`](Self::embed).
-    fn mean_pool(&self, x: &Self::Tensor, tokens: &Self::Tokens, out: &mut [f32]) -> Result<()>;
+    fn mean_pool(&self, x: &Self::Tensor, tokens: &Self::Tokens) -> Result<Self::Pooled>;
+
+    /// Writes means as f32.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn read_pooled(&self, pooled: Self::Pooled, out: &mut [f32]) -> Result<()>;
 
     /// Writes `x` as f32.
     ///
     /// # Errors
     /// See [`embed`](Self::embed).
     fn copy_out(&self, x: &Self::Tensor, out: &mut [f32]) -> Result<()>;
+
+    /// The last operation of a pass has been given: the end of what [`device_seconds`](Self::device_seconds) tells, which
+    /// starts at [`begin`](Self::begin).
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Seconds of the last pass by the device's own clock, asked after [`synchronize`](Self::synchronize); `None` where
+    /// there is no such clock.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    fn device_seconds(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
 
     /// Whether the same input gives the same bits each time.
     fn deterministic(&self) -> bool;

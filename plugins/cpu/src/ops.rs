@@ -69,6 +69,7 @@ impl Ops for CpuOps {
     type Linear = Linear;
     type Cache = KeyValues;
     type Tokens = Tokens;
+    type Pooled = Vec<f32>;
 
     fn load_vector(&mut self, vector: Box<dyn StoredTensor>) -> Result<Loaded<Vec<f32>>> {
         let Some(dense) = vector.dense() else {
@@ -142,11 +143,19 @@ impl Ops for CpuOps {
         Ok(out)
     }
 
-    fn rope(&self, mut x: Tensor, head_dim: usize, tokens: &Tokens) -> Result<Tensor> {
+    fn rope(
+        &self,
+        mut q: Tensor,
+        mut k: Tensor,
+        head_dim: usize,
+        tokens: &Tokens,
+    ) -> Result<(Tensor, Tensor)> {
         debug_assert_eq!(tokens.cos.len(), tokens.length * head_dim / 2);
         let angles = (tokens.cos.as_slice(), tokens.sin.as_slice());
-        elementwise::rope(&mut x.values, x.width, tokens.length, angles, self.precision);
-        Ok(x)
+        for x in [&mut q, &mut k] {
+            elementwise::rope(&mut x.values, x.width, tokens.length, angles, self.precision);
+        }
+        Ok((q, k))
     }
 
     fn attention(
@@ -223,7 +232,8 @@ impl Ops for CpuOps {
         weight.forward(&x.values, out, DType::F32)
     }
 
-    fn mean_pool(&self, x: &Tensor, tokens: &Tokens, out: &mut [f32]) -> Result<()> {
+    fn mean_pool(&self, x: &Tensor, tokens: &Tokens) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; tokens.batch * x.width];
         let positions = tokens.past + tokens.length;
         out.par_chunks_mut(x.width)
             .zip(x.values.par_chunks(tokens.length * x.width))
@@ -245,7 +255,11 @@ impl Ops for CpuOps {
                     *out = (sum / f64::from(count.max(1))) as f32;
                 }
             });
-        debug_assert_eq!(out.len(), tokens.batch * x.width);
+        Ok(out)
+    }
+
+    fn read_pooled(&self, pooled: Vec<f32>, out: &mut [f32]) -> Result<()> {
+        out.copy_from_slice(&pooled);
         Ok(())
     }
 
