@@ -7,17 +7,24 @@
 //! allocate nothing and wait for nothing: memory for intermediate results is passed in, of a size that a function of the
 //! same name tells. Every source in `cuda/` is one concept, with a launcher module of the same name here.
 
+pub mod attention;
 mod codebook;
 pub mod codebook_dequantize;
 pub mod codebook_few;
 pub mod codebook_many;
 pub mod codebook_quantize;
 mod driver;
+pub mod elementwise;
 mod error;
 mod int8;
+pub mod int8_any;
 pub mod int8_many;
 pub mod int8_quantize;
+pub mod norm;
+mod packs;
 pub mod read;
+pub mod rope;
+pub mod rows;
 mod tensor_map;
 
 pub use codebook::{Codebook, Scales};
