@@ -14,8 +14,11 @@ use std::{
 
 use assert_cmd::Command;
 
-/// The repository.
+/// The repository: `$QBENCH_TEST_REPOSITORY` on a machine where the tests run but were not built.
 pub fn repository() -> PathBuf {
+    if let Some(path) = env::var_os("QBENCH_TEST_REPOSITORY") {
+        return path.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
@@ -24,10 +27,14 @@ pub fn repository() -> PathBuf {
 
 /// Builds the program and all plugins once, with the profile of the tests, and returns the directory they lie in.
 ///
-/// Cargo builds a package's binary for that package's own tests only, and these tests have a package of their own.
+/// Cargo builds a package's binary for that package's own tests only, and these tests have a package of their own. Where
+/// `$QBENCH_TEST_BUILT` names the directory, nothing is built: for machines without cargo.
 pub fn built() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| {
+        if let Some(path) = env::var_os("QBENCH_TEST_BUILT") {
+            return path.into();
+        }
         let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(repository()).args(["build", "--quiet"]);
         for package in [
