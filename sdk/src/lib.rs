@@ -30,6 +30,7 @@ pub use weights::{StoredTensor, Weights};
 /// The other side of the bridge: what a program that *loads* plugins needs. Authors of plugins do not.
 pub mod host {
     pub use crate::bridge::{
+        c::{ABI as C_ABI, ENTRY_SYMBOL as C_ENTRY_SYMBOL, Entry as CEntry},
         root::{LoadError, Plugin},
         services::{LogSink, set_log_sink},
     };

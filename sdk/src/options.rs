@@ -45,6 +45,11 @@ impl Options {
         self.0.is_empty()
     }
 
+    /// All that are left, sorted by key.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
     /// Takes the value of `key` out, or `default` when it is not there.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::{mem::ManuallyDrop, path::Path};
 
 use anyhow::{Context, Result, anyhow, bail};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use qbench_sdk::host::{HEADER_SYMBOL, Header, Plugin};
+use qbench_sdk::host::{C_ENTRY_SYMBOL, CEntry, HEADER_SYMBOL, Header, Plugin};
 
 /// Opens the plugin at `path`. Its library stays loaded until the process ends: threads of it may still run.
 ///
@@ -27,9 +27,19 @@ pub fn load(path: &Path) -> Result<Plugin> {
             )
         })?;
     // SAFETY: a library that exports this symbol was made by abi_stable, which exports its header there.
-    let header = unsafe { library.get::<Header>(HEADER_SYMBOL.as_bytes()) }
-        .map_err(|_| anyhow!("expected a qbench plugin, found a shared library without a plugin header"))?;
-    Ok(Plugin::open(*header)?)
+    if let Ok(header) = unsafe { library.get::<Header>(HEADER_SYMBOL.as_bytes()) } {
+        return Ok(Plugin::open(*header)?);
+    }
+    // SAFETY: a library that exports this symbol was compiled with `qbench_plugin.h`, which declares its type.
+    let entry = unsafe { library.get::<CEntry>(C_ENTRY_SYMBOL.as_bytes()) }.map_err(|_| {
+        anyhow!(
+            "expected a qbench plugin, found a shared library without a plugin header (Rust) and without the function \
+             {} (C)",
+            C_ENTRY_SYMBOL.trim_end_matches('\0')
+        )
+    })?;
+    // SAFETY: as above, and the library is never unloaded.
+    Ok(unsafe { Plugin::open_c(*entry) }?)
 }
 
 /// The loader's own sentence, without the path that it starts with.

@@ -6,6 +6,7 @@
 //! an entry that cannot fail ends the process, by abi_stable's own guard.)
 
 mod backend;
+pub(crate) mod c;
 mod convert;
 mod cuda_kernel;
 mod extension;

@@ -9,7 +9,12 @@ use qbench_abi::{
     },
 };
 
-use super::{backend, guard, scheme, services::host_services};
+use super::{
+    backend,
+    c::{self, CPlugin},
+    guard, scheme,
+    services::host_services,
+};
 use crate::{
     Backend, BackendEntry, Error, Options, PluginManifest, QuantScheme, Result, SchemeEntry, SchemeInfo,
     backend::BackendInfo, error::from_abi, log,
@@ -137,14 +142,20 @@ pub enum LoadError {
         /// The first differences.
         details: String,
     },
+    /// A table of a plugin that is written in C is not as `qbench_plugin.h` says.
+    #[error("the plugin's table: {0}")]
+    Table(String),
     /// It failed or panicked while it was set up.
     #[error("the plugin's set-up: {0}")]
     Setup(#[from] Error),
 }
 
 /// A loaded plugin. Its library is never unloaded.
-pub struct Plugin {
-    root: PluginRoot_Ref,
+pub struct Plugin(Origin);
+
+enum Origin {
+    Rust { root: PluginRoot_Ref, version: String },
+    C(CPlugin),
 }
 
 fn major(version: &str) -> &str {
@@ -193,7 +204,31 @@ impl Plugin {
                 other => LoadError::Header(first_differences(&other.to_string())),
             })?;
         from_abi((root.init())(host_services())).map_err(LoadError::Setup)?;
-        Ok(Self { root })
+        Ok(Self(Origin::Rust {
+            root,
+            version: found.to_string(),
+        }))
+    }
+
+    /// Opens the plugin behind the function that a library in C exports as
+    /// [`C_ENTRY_SYMBOL`](crate::host::C_ENTRY_SYMBOL).
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    ///
+    /// # Safety
+    /// The function is the one that `qbench_plugin.h` declares, of a library that stays loaded.
+    pub unsafe fn open_c(entry: c::Entry) -> Result<Self, LoadError> {
+        // SAFETY: as the caller says.
+        unsafe { CPlugin::open(entry) }.map(|plugin| Self(Origin::C(plugin)))
+    }
+
+    /// The interface that the plugin was built for: `rust 1.0.0`, `c 1`.
+    pub fn abi(&self) -> String {
+        match &self.0 {
+            Origin::Rust { version, .. } => format!("rust {version}"),
+            Origin::C(_) => format!("c {}", c::ABI),
+        }
     }
 
     /// What the plugin says of itself.
@@ -201,7 +236,10 @@ impl Plugin {
     /// # Errors
     /// The plugin's error.
     pub fn manifest(&self) -> Result<PluginManifest> {
-        Ok(serde_json::from_str(&from_abi((self.root.manifest())())?)?)
+        match &self.0 {
+            Origin::Rust { root, .. } => Ok(serde_json::from_str(&from_abi((root.manifest())())?)?),
+            Origin::C(plugin) => Ok(plugin.manifest().clone()),
+        }
     }
 
     /// Its schemes, sorted by id.
@@ -209,10 +247,13 @@ impl Plugin {
     /// # Errors
     /// The plugin's error.
     pub fn schemes(&self) -> Result<Vec<SchemeInfo>> {
-        from_abi((self.root.schemes())())?
-            .iter()
-            .map(|json| Ok(serde_json::from_str(json)?))
-            .collect()
+        match &self.0 {
+            Origin::Rust { root, .. } => from_abi((root.schemes())())?
+                .iter()
+                .map(|json| Ok(serde_json::from_str(json)?))
+                .collect(),
+            Origin::C(plugin) => Ok(plugin.schemes().cloned().collect()),
+        }
     }
 
     /// Its backends, sorted by id.
@@ -220,10 +261,13 @@ impl Plugin {
     /// # Errors
     /// The plugin's error.
     pub fn backends(&self) -> Result<Vec<BackendInfo>> {
-        from_abi((self.root.backends())())?
-            .iter()
-            .map(|json| Ok(serde_json::from_str(json)?))
-            .collect()
+        match &self.0 {
+            Origin::Rust { root, .. } => from_abi((root.backends())())?
+                .iter()
+                .map(|json| Ok(serde_json::from_str(json)?))
+                .collect(),
+            Origin::C(_) => Ok(Vec::new()),
+        }
     }
 
     /// Opens a scheme.
@@ -231,11 +275,12 @@ impl Plugin {
     /// # Errors
     /// An unknown id or option.
     pub fn open_scheme(&self, id: &str, options: &Options) -> Result<Box<dyn QuantScheme>> {
+        let root = match &self.0 {
+            Origin::Rust { root, .. } => root,
+            Origin::C(plugin) => return plugin.open_scheme(id, options),
+        };
         let options = serde_json::to_string(options)?;
-        let opened = from_abi((self.root.open_scheme())(
-            RStr::from(id),
-            RStr::from(options.as_str()),
-        ))?;
+        let opened = from_abi((root.open_scheme())(RStr::from(id), RStr::from(options.as_str())))?;
         Ok(Box::new(scheme::import(opened)?))
     }
 
@@ -244,8 +289,11 @@ impl Plugin {
     /// # Errors
     /// An unknown id or option.
     pub fn open_backend(&self, id: &str, options: &Options) -> Result<Box<dyn Backend>> {
+        let Origin::Rust { root, .. } = &self.0 else {
+            return Err(Error::NotFound(format!("backend `{id}` in this plugin")));
+        };
         let options = serde_json::to_string(options)?;
-        let opened = from_abi((self.root.open_backend())(
+        let opened = from_abi((root.open_backend())(
             RStr::from(id),
             RStr::from(options.as_str()),
         ))?;

@@ -34,11 +34,16 @@ fn level(code: u8) -> Level {
     }
 }
 
-extern "C" fn log(code: u8, target: RStr<'_>, message: RStr<'_>) {
+/// Shows a message of a plugin.
+pub(super) fn show(code: u8, target: &str, message: &str) {
     if let Some(sink) = SINK.get() {
         // A message that cannot be shown is lost; a panic here would end the process of whoever logs.
-        let _ = catch_unwind(|| (sink.write)(level(code), target.as_str(), message.as_str()));
+        let _ = catch_unwind(|| (sink.write)(level(code), target, message));
     }
+}
+
+extern "C" fn log(code: u8, target: RStr<'_>, message: RStr<'_>) {
+    show(code, target.as_str(), message.as_str());
 }
 
 extern "C" fn log_enabled(code: u8) -> bool {
