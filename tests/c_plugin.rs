@@ -14,16 +14,16 @@ use qbench_sdk::{
     cuda_kernel::KernelSource, host::Plugin,
 };
 use qbench_tests::{fails, repository, rows, small_run, stdout};
-use tempfile::TempDir;
 
-/// The example, built with the command of its README in a copy of its directory.
+/// The example, built once with the command of its README in a copy of its directory.
 fn library() -> &'static Path {
-    static LIBRARY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_, path) = LIBRARY.get_or_init(|| {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    LIBRARY.get_or_init(|| {
         let source = repository().join("examples/plugin-c");
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-c");
+        fs::create_dir_all(&directory).unwrap();
         for name in ["plugin.c", "int4.c", "ternary.c", "schemes.h"] {
-            fs::copy(source.join(name), directory.path().join(name)).unwrap();
+            fs::copy(source.join(name), directory.join(name)).unwrap();
         }
         let readme = fs::read_to_string(source.join("README.md")).unwrap();
         let command = readme.lines().find(|line| line.starts_with("cc ")).unwrap();
@@ -31,7 +31,7 @@ fn library() -> &'static Path {
         let command = command.replace("../../sdk/include", include.to_str().unwrap());
         let output = Command::new("sh")
             .args(["-c", &format!("{command} -Wall -Wextra -Werror")])
-            .current_dir(directory.path())
+            .current_dir(&directory)
             .output()
             .unwrap();
         assert!(
@@ -39,10 +39,8 @@ fn library() -> &'static Path {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let path = directory.path().join("libqbench_c_example.so");
-        (directory, path)
-    });
-    path
+        directory.join("libqbench_c_example.so")
+    })
 }
 
 fn plugin() -> Plugin {
@@ -347,7 +345,7 @@ fn its_modes_are_measured_like_any_other() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let cells = rows(&qbench_tests::benchmark_table(outdir.path()));
-    let modes: Vec<&str> = cells.iter().map(|row| row["quant_mode"].as_str()).collect();
+    let modes: Vec<&str> = cells.iter().map(|row| row["quantization"].as_str()).collect();
     assert_eq!(modes.len(), 3, "{modes:?}");
     for mode in ["standard", "c_int4", "c_ternary"] {
         assert!(modes.contains(&mode), "{modes:?}");

@@ -84,6 +84,7 @@ fn a_library_that_is_no_plugin_is_refused() {
     assert!(compiler.status().unwrap().success());
     let reason = refusal(&directory, "");
     assert!(reason.contains("without a plugin header"), "{reason}");
+    assert!(reason.contains("qbench_plugin_v1"), "{reason}");
 }
 
 #[test]
@@ -119,6 +120,167 @@ fn a_file_that_everybody_may_write_is_refused() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     assert!(refusal(&directory, "").contains("may be written by everybody"));
+}
+
+#[test]
+fn a_link_that_everybody_may_turn_elsewhere_is_refused() {
+    // The plugin itself lies safely; the directory of the link to it does not.
+    let (safe, shared) = (
+        directory_with_plugin("libtestplugin_misbehaving.so"),
+        tempfile::tempdir().unwrap(),
+    );
+    let link = shared.path().join("libqbench_link.so");
+    std::os::unix::fs::symlink(safe.path().join("libqbench_fixture.so"), &link).unwrap();
+    assert_eq!(list(shared.path(), "")["files"].as_array().unwrap().len(), 3);
+    // With the sticky bit, too: whoever made the link may turn it.
+    for mode in [0o777, 0o1777] {
+        fs::set_permissions(shared.path(), fs::Permissions::from_mode(mode)).unwrap();
+        let reason = refusal(&shared, "");
+        assert!(
+            reason.contains(shared.path().to_str().unwrap())
+                && reason.contains("may be written by everybody"),
+            "{reason}"
+        );
+    }
+}
+
+/// `qbench plugin info` of a file, as JSON.
+fn info(file: &Path, fault: &str) -> serde_json::Value {
+    let mut command = qbench();
+    command.args(["plugin", "info", "--json"]).arg(file);
+    let output = command.env("QBENCH_TEST_FAULT", fault).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_manifest_beside_a_plugin_is_read_in_place_of_running_it() {
+    let directory = directory_with_plugin("libtestplugin_misbehaving.so");
+    let file = directory.path().join("libqbench_fixture.so");
+    let sidecar = directory.path().join("libqbench_fixture.so.json");
+    let asked = info(&file, "");
+    assert_eq!(asked["file"]["from_sidecar"], false);
+    assert_eq!(asked["file"]["abi"], "rust 1.0.0");
+    assert!(!sidecar.exists());
+
+    let output = qbench()
+        .args(["plugin", "info", "--write"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    let text = stdout(&output);
+    for word in [
+        "qbench-testplugin-misbehaving",
+        "named on the command line",
+        "sha256:",
+        "rust 1.0.0",
+        "written: ",
+    ] {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+    // The plugin would end any process that opens it.
+    let read = info(&file, "abort");
+    assert_eq!(read["file"]["from_sidecar"], true);
+    assert_eq!(read["file"]["schemes"], asked["file"]["schemes"]);
+    assert_eq!(read["file"]["manifest"], asked["file"]["manifest"]);
+    let listed = list(directory.path(), "abort");
+    assert_eq!(listed["refused"].as_array().unwrap().len(), 0, "{listed}");
+    assert_eq!(listed["files"][0]["place"], "--plugin-dir", "{listed}");
+
+    // A manifest of other bytes counts for nothing, nor does one that is broken or that others may write.
+    let good = fs::read(&sidecar).unwrap();
+    let problem = |expected: &str| {
+        let asked = info(&file, "");
+        assert_eq!(asked["file"]["from_sidecar"], false);
+        let problem = asked["file"]["sidecar_problem"].as_str().unwrap().to_owned();
+        assert!(problem.contains(expected), "{problem}");
+    };
+    let mut bytes = fs::read(&file).unwrap();
+    bytes.push(0);
+    fs::write(&file, &bytes).unwrap();
+    problem("it describes another file, sha256:");
+    bytes.pop();
+    fs::write(&file, &bytes).unwrap();
+    fs::write(&sidecar, b"{}").unwrap();
+    problem("it is no manifest of a plugin");
+    fs::write(&sidecar, vec![b' '; (1 << 20) + 1]).unwrap();
+    problem("longer than 1048576 bytes");
+    fs::write(&sidecar, good).unwrap();
+    fs::set_permissions(&sidecar, fs::Permissions::from_mode(0o666)).unwrap();
+    problem("may be written by everybody");
+}
+
+#[test]
+fn info_finds_the_plugin_of_a_mode_or_backend() {
+    for (name, file) in [("nf4_double", "libqbench_modes.so"), ("cpu", "libqbench_cpu.so")] {
+        let output = qbench().args(["plugin", "info", name]).output().unwrap();
+        assert!(stdout(&output).contains(file), "{output:?}");
+    }
+    fails(
+        qbench().args(["plugin", "info", "gpu"]),
+        2,
+        &["unknown mode or backend `gpu`", "cpu", "nf4_double"],
+    );
+}
+
+#[test]
+fn only_pinned_files_are_loaded() {
+    let directory = directory_with_plugin("libtestplugin_misbehaving.so");
+    let hash = |index: usize| {
+        let listed = list(directory.path(), "");
+        format!("sha256:{}", listed["files"][index]["sha256"].as_str().unwrap())
+    };
+    let fixture = hash(0);
+    let mut command = qbench();
+    command.args([
+        "plugin",
+        "list",
+        "--json",
+        "--plugin-allow",
+        &fixture,
+        "--plugin-dir",
+    ]);
+    let output = command.arg(directory.path()).output().unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["files"].as_array().unwrap().len(), 1, "{listed}");
+    assert_eq!(
+        format!("sha256:{}", listed["files"][0]["sha256"].as_str().unwrap()),
+        fixture
+    );
+    let refused = listed["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 2, "{listed}");
+    assert!(
+        refused[0]["reason"].as_str().unwrap().contains(&hash(1)),
+        "{listed}"
+    );
+
+    // Nothing of another file runs: this one would end the process that opens it.
+    let other = format!("sha256:{}", "0".repeat(64));
+    let file = directory.path().join("libqbench_fixture.so");
+    let outdir = directory.path().join("results");
+    let mut command = qbench();
+    command.env("QBENCH_TEST_FAULT", "abort");
+    command
+        .args(["--plugin-allow", &other, "--plugin"])
+        .arg(&file)
+        .arg("--outdir")
+        .arg(&outdir);
+    fails(
+        &mut command,
+        2,
+        &[
+            "libqbench_fixture.so",
+            "not among the files that --plugin-allow names",
+            &fixture,
+        ],
+    );
+    assert!(!outdir.exists());
+    // Without the built-in plugins there is no mode to run, and it is said why.
+    fails(
+        qbench().args(["run", "--plugin-allow", &other]),
+        2,
+        &["2 files were refused"],
+    );
 }
 
 #[test]

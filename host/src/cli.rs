@@ -8,7 +8,10 @@ use clap::{
 };
 use qbench_sdk::DType;
 
-use crate::child::{CHILD_COMMAND, Verb};
+use crate::{
+    child::{CHILD_COMMAND, Verb},
+    plugins::SearchPath,
+};
 
 /// Benchmark of quantised genomic language models: speed, memory, energy, and what it does to the biology.
 ///
@@ -95,6 +98,30 @@ pub struct PluginDirArgs {
     /// Directory to look for plugins in, before the standard ones; repeatable.
     #[arg(long, value_name = "DIR")]
     pub plugin_dir: Vec<PathBuf>,
+    /// Load this plugin file and those named likewise, and no other; repeatable. `qbench plugin list` shows hashes.
+    #[arg(long, value_name = "sha256:HASH", value_parser = pin)]
+    pub plugin_allow: Vec<String>,
+}
+
+impl PluginDirArgs {
+    /// Where to look for plugins, besides files that are named.
+    pub fn search(&self, files: Vec<PathBuf>) -> SearchPath {
+        SearchPath {
+            files,
+            directories: self.plugin_dir.clone(),
+            allowed: self.plugin_allow.clone(),
+        }
+    }
+}
+
+/// The digits of a hash that is written as `sha256:…`.
+fn pin(text: &str) -> Result<String, String> {
+    let digits = text.strip_prefix("sha256:").unwrap_or_default();
+    if digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        Ok(digits.to_ascii_lowercase())
+    } else {
+        Err("expected sha256: and 64 hexadecimal digits".to_owned())
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -336,6 +363,8 @@ fn probability(text: &str) -> Result<f64, String> {
 pub enum PluginCommand {
     /// List plugins, where each was found, what it offers, and why a file was refused.
     List(PluginListArgs),
+    /// Say all about one plugin, or write that beside it, so that it can be listed without being run.
+    Info(PluginInfoArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -345,6 +374,18 @@ pub struct PluginListArgs {
     /// A plugin file to look at besides; repeatable.
     #[arg(long, value_name = "FILE")]
     pub plugin: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PluginInfoArgs {
+    /// A plugin file, or a mode or backend that it offers.
+    #[arg(value_name = "FILE|NAME")]
+    pub plugin: String,
+    /// Ask the plugin and write what it says beside it, as FILE.json.
+    #[arg(long)]
+    pub write: bool,
+    #[command(flatten)]
+    pub plugin_dirs: PluginDirArgs,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -427,6 +468,28 @@ mod tests {
             error.to_string().contains("`--outdir <DIR>` stands before `run`"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_pin_is_a_whole_hash() {
+        let digits = "AB".repeat(32);
+        let cli = parse(&format!("qbench plugin list --plugin-allow sha256:{digits}")).unwrap();
+        let Some(Command::Plugin(PluginCommand::List(arguments))) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert_eq!(arguments.plugin_dirs.plugin_allow, [digits.to_lowercase()]);
+        for wrong in [
+            "sha256:ab",
+            "ab",
+            "md5:00",
+            &format!("sha256:{digits}0"),
+            &format!("sha256:{}g", &digits[1..]),
+        ] {
+            assert!(
+                parse(&format!("qbench run --plugin-allow {wrong}")).is_err(),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

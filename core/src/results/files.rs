@@ -13,7 +13,7 @@ use super::ResultsError;
 ///
 /// # Errors
 /// [`ResultsError::Io`] when the directory cannot be written or `write` fails; `path` is then as it was before.
-pub(crate) fn write_atomically(
+pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<(), ResultsError> {

@@ -26,7 +26,7 @@ pub use evaluation::{
     Binning, BinningAgreement, BinningPoint, Evaluation, HiddenStateQuality, Layers, ReverseComplement,
     StrandPair, VariantScore, Variants,
 };
-pub(crate) use files::write_atomically;
+pub use files::write_atomically;
 pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
 pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::plugin::print_registry;
 use crate::{
     cli::{OutputArgs, PluginDirArgs},
-    plugins::{PLUGIN_PATH_VARIABLE, Registry, SearchPath, standard_directories},
+    plugins::{PLUGIN_PATH_VARIABLE, Registry, standard_directories},
     printer,
     run::all_cores,
     share,
@@ -23,11 +23,7 @@ struct Finding {
 
 pub(super) fn doctor(arguments: &PluginDirArgs, output: &OutputArgs) -> Result<ExitCode> {
     let findings = findings();
-    let search = SearchPath {
-        files: Vec::new(),
-        directories: arguments.plugin_dir.clone(),
-    };
-    let registry = Registry::discover(&search, true)?;
+    let registry = Registry::discover(&arguments.search(Vec::new()), true)?;
     if output.json {
         let findings: Vec<_> = findings
             .iter()

@@ -26,6 +26,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Analyze(arguments)) => analyze::analyze(&arguments, &output),
         Some(Command::Compare(arguments)) => compare::compare(&arguments, &output),
         Some(Command::Plugin(PluginCommand::List(arguments))) => plugin::list(&arguments, &output),
+        Some(Command::Plugin(PluginCommand::Info(arguments))) => plugin::info(&arguments, &output),
         Some(Command::Quantize(arguments)) => quantize::quantize(&arguments, &output),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments, &output),
         Some(Command::Child {

@@ -14,7 +14,7 @@ use crate::{
     child::{self, Limits, Verb},
     cli::{OutputArgs, QuantizeArgs},
     failure::usage,
-    plugins::{self, Registry, SchemeChoice, SearchPath},
+    plugins::{self, Registry, SchemeChoice},
     printer,
     run::{Progress, all_cores},
 };
@@ -44,10 +44,7 @@ pub(super) struct Written {
 }
 
 pub(super) fn quantize(arguments: &QuantizeArgs, output: &OutputArgs) -> Result<ExitCode> {
-    let search = SearchPath {
-        files: Vec::new(),
-        directories: arguments.plugin_dirs.plugin_dir.clone(),
-    };
+    let search = arguments.plugin_dirs.search(Vec::new());
     let scheme = Registry::discover(&search, false)?.scheme(&arguments.mode)?;
     plugins::check_options(&scheme)?;
     ensure!(

@@ -45,15 +45,8 @@ pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> 
 }
 
 fn search(arguments: &RunArgs) -> SearchPath {
-    SearchPath {
-        files: arguments
-            .plugin
-            .iter()
-            .filter(|text| is_file_name(text))
-            .map(PathBuf::from)
-            .collect(),
-        directories: arguments.plugin_dirs.plugin_dir.clone(),
-    }
+    let files = arguments.plugin.iter().filter(|text| is_file_name(text));
+    arguments.plugin_dirs.search(files.map(PathBuf::from).collect())
 }
 
 fn announce(plan: &Plan, outdir: &OutDir, moved: Option<PathBuf>) {

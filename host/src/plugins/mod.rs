@@ -7,8 +7,12 @@ mod load;
 mod registry;
 mod scan;
 mod search;
+mod sidecar;
 
 pub use load::load;
-pub use registry::{BackendChoice, PluginFile, Refused, Registry, SchemeChoice, split_mode};
-pub use scan::{check_in_this_process, check_options, scan_in_this_process};
-pub use search::{PLUGIN_PATH_VARIABLE, SearchPath, executable_directory, standard_directories};
+pub use registry::{BackendChoice, PluginFile, Refused, Registry, SchemeChoice, examine, split_mode};
+pub use scan::{Offer, check_in_this_process, check_options, scan_in_this_process};
+pub use search::{
+    PLUGIN_PATH_VARIABLE, Place, SearchPath, executable_directory, standard_directories, standard_places,
+};
+pub use sidecar::{Sidecar, sidecar_path};

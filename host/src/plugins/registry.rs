@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     scan::{Offer, scan},
-    search::{SearchPath, check_permissions},
+    search::{Candidate, SearchPath, check_permissions},
+    sidecar,
 };
 use crate::{failure::usage, hash::sha256_of_file};
 
@@ -25,6 +26,13 @@ pub struct PluginFile {
     pub sha256: String,
     /// Whether the user named the file itself; its ids then win over those of files that were found.
     pub named: bool,
+    /// The place that it was found in.
+    pub place: &'static str,
+    /// Whether the manifest beside it said what it offers; the plugin was then not run.
+    pub from_sidecar: bool,
+    /// Why the manifest beside it was not used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecar_problem: Option<String>,
     #[serde(flatten)]
     pub offer: Offer,
 }
@@ -93,6 +101,18 @@ impl Registry {
     /// A file or directory that the user named and that cannot be used. Other files that cannot be used are listed as
     /// refused.
     pub fn discover(search: &SearchPath, devices: bool) -> Result<Self> {
+        Self::look(search, if devices { Ask::Devices } else { Ask::Plugin })
+    }
+
+    /// Like [`discover`](Self::discover) with devices, but a plugin with a manifest beside it is not run.
+    ///
+    /// # Errors
+    /// Those of [`discover`](Self::discover).
+    pub fn list(search: &SearchPath) -> Result<Self> {
+        Self::look(search, Ask::Sidecar)
+    }
+
+    fn look(search: &SearchPath, ask: Ask) -> Result<Self> {
         let mut registry = Self::default();
         let mut seen: Vec<PathBuf> = Vec::new();
         for candidate in search.candidates().map_err(usage)? {
@@ -106,7 +126,7 @@ impl Registry {
                 }
                 continue;
             }
-            match examine(&candidate.path, candidate.named, devices) {
+            match examine_candidate(search, &candidate, ask) {
                 // The same file twice counts once; the first place wins.
                 Ok(file) if registry.files.iter().any(|known| known.sha256 == file.sha256) => {}
                 Ok(file) => {
@@ -119,10 +139,17 @@ impl Registry {
                     return Err(error.context(format!("plugin {}", candidate.path.display())));
                 }
                 Err(error) => {
-                    registry.refused.push(Refused {
-                        path: candidate.path,
-                        reason: format!("{error:#}"),
-                    });
+                    let reason = format!("{error:#}");
+                    // The same file in two places, as cargo leaves it, is refused once.
+                    let known = |refused: &Refused| {
+                        refused.reason == reason && refused.path.file_name() == candidate.path.file_name()
+                    };
+                    if !registry.refused.iter().any(known) {
+                        registry.refused.push(Refused {
+                            path: candidate.path,
+                            reason,
+                        });
+                    }
                 }
             }
         }
@@ -142,6 +169,22 @@ impl Registry {
         };
         let (file, info) = self.find(matches, "mode", name, &self.known_modes())?;
         Ok(choice(file, &info, options))
+    }
+
+    /// The file that offers a mode or backend of that name.
+    ///
+    /// # Errors
+    /// An unknown name, or two different files that offer it.
+    pub fn file_of(&self, name: &str) -> Result<&PluginFile> {
+        let offers = |file: &PluginFile| {
+            let backend = file.offer.backends.iter().any(|info| info.id == name);
+            let mode = |info: &SchemeInfo| info.id == name || info.aliases.iter().any(|alias| alias == name);
+            (backend || file.offer.schemes.iter().any(mode)).then_some(())
+        };
+        let backends = self.files.iter().flat_map(|file| &file.offer.backends);
+        let mut known = self.known_modes();
+        known.extend(backends.map(|info| info.id.clone()));
+        Ok(self.find(offers, "mode or backend", name, &known)?.0)
     }
 
     /// All schemes of the file at `path`, which must have been named in the search.
@@ -246,21 +289,70 @@ impl Registry {
                 known.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
             )
         };
-        Err(usage(anyhow::anyhow!("unknown {what} `{name}`; {known}")))
+        let refused = match self.refused.len() {
+            0 => String::new(),
+            count => format!("; {count} files were refused (`qbench plugin list` says why)"),
+        };
+        Err(usage(anyhow::anyhow!(
+            "unknown {what} `{name}`; {known}{refused}"
+        )))
     }
 }
 
-fn examine(path: &Path, named: bool, devices: bool) -> Result<PluginFile> {
-    let path = path
+/// Who is asked what a plugin offers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// The plugin.
+    Plugin,
+    /// The plugin, and its backends for their devices.
+    Devices,
+    /// The manifest beside the plugin; without one, the plugin and its backends for their devices.
+    Sidecar,
+}
+
+/// Looks at one file that the user named, in a child process; with `ask_sidecar`, at the manifest beside it instead, if
+/// there is one.
+///
+/// # Errors
+/// Why it is refused.
+pub fn examine(path: &Path, search: &SearchPath, ask_sidecar: bool) -> Result<PluginFile> {
+    let ask = if ask_sidecar { Ask::Sidecar } else { Ask::Devices };
+    examine_candidate(search, &Candidate::named(path), ask)
+        .with_context(|| format!("plugin {}", path.display()))
+}
+
+fn examine_candidate(search: &SearchPath, candidate: &Candidate, ask: Ask) -> Result<PluginFile> {
+    let path = candidate
+        .path
         .canonicalize()
         .context("the file cannot be opened")
         .map_err(usage)?;
-    check_permissions(&path).map_err(usage)?;
-    let offer = scan(&path, devices)?;
+    check_permissions(&candidate.path).map_err(usage)?;
+    // Before any of its code runs.
+    let sha256 = sha256_of_file(&path)?;
+    search.check_pin(&sha256).map_err(usage)?;
+    let (sidecar, sidecar_problem) = match ask {
+        Ask::Sidecar => match sidecar::read(&path, &sha256) {
+            Ok(offer) => (offer, None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        },
+        Ask::Plugin | Ask::Devices => (None, None),
+    };
+    let from_sidecar = sidecar.is_some();
+    let offer = match sidecar {
+        Some(offer) => offer,
+        None => scan(&path, ask != Ask::Plugin)?,
+    };
+    if sha256_of_file(&path)? != sha256 {
+        bail!("it changed while it was looked at");
+    }
     Ok(PluginFile {
-        sha256: sha256_of_file(&path)?,
+        sha256,
         path,
-        named,
+        named: candidate.named,
+        place: candidate.place,
+        from_sidecar,
+        sidecar_problem,
         offer,
     })
 }

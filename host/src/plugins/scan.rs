@@ -24,10 +24,13 @@ const SCAN_LIMITS: Limits = Limits {
 /// What a plugin file offers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Offer {
+    /// The interface that it was built for: `rust 1.0.0`, `c 1`.
+    pub abi: String,
     pub manifest: PluginManifest,
     pub schemes: Vec<SchemeInfo>,
     pub backends: Vec<BackendInfo>,
     /// For each backend, the devices it found or why it found none; empty unless asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceReport>,
 }
 
@@ -67,6 +70,7 @@ pub fn scan_in_this_process(job: &ScanJob) -> Result<Offer> {
         }
     }
     Ok(Offer {
+        abi: plugin.abi(),
         manifest: plugin.manifest()?,
         schemes: plugin.schemes()?,
         backends,

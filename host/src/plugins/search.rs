@@ -20,6 +20,8 @@ pub struct SearchPath {
     pub files: Vec<PathBuf>,
     /// Directories named by the user, which must exist.
     pub directories: Vec<PathBuf>,
+    /// Hashes of the only files that may be loaded, as 64 hexadecimal digits; any file may where none is named.
+    pub allowed: Vec<String>,
 }
 
 /// A file that may be a plugin.
@@ -28,6 +30,27 @@ pub struct Candidate {
     pub path: PathBuf,
     /// Whether the user named the file itself.
     pub named: bool,
+    /// The place that it was found in.
+    pub place: &'static str,
+}
+
+/// A directory that is searched without being named.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// What it is, for people.
+    pub name: &'static str,
+    pub directory: PathBuf,
+}
+
+impl Candidate {
+    /// A file that the user named.
+    pub(super) fn named(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            named: true,
+            place: "named on the command line",
+        }
+    }
 }
 
 impl SearchPath {
@@ -36,16 +59,9 @@ impl SearchPath {
     /// # Errors
     /// A directory named with `--plugin-dir` that cannot be read.
     pub fn candidates(&self) -> Result<Vec<Candidate>> {
-        let mut candidates: Vec<Candidate> = self
-            .files
-            .iter()
-            .map(|path| Candidate {
-                path: path.clone(),
-                named: true,
-            })
-            .collect();
+        let mut candidates: Vec<Candidate> = self.files.iter().map(|path| Candidate::named(path)).collect();
         for directory in &self.directories {
-            let found = plugins_in(directory).with_context(|| {
+            let found = plugins_in(directory, "--plugin-dir").with_context(|| {
                 format!(
                     "--plugin-dir {}: expected a directory that can be read",
                     directory.display()
@@ -53,9 +69,9 @@ impl SearchPath {
             })?;
             candidates.extend(found);
         }
-        for directory in standard_directories() {
+        for place in standard_places() {
             // These need not exist.
-            candidates.extend(plugins_in(&directory).unwrap_or_default());
+            candidates.extend(plugins_in(&place.directory, place.name).unwrap_or_default());
         }
         let mut seen = Vec::new();
         candidates.retain(|candidate| {
@@ -69,31 +85,55 @@ impl SearchPath {
         });
         Ok(candidates)
     }
+
+    /// Refuses a file that is not among those that the user pinned.
+    ///
+    /// # Errors
+    /// Its hash, in the form that `--plugin-allow` takes.
+    pub(super) fn check_pin(&self, sha256: &str) -> Result<()> {
+        if self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == sha256) {
+            return Ok(());
+        }
+        bail!("it is not among the files that --plugin-allow names: it is sha256:{sha256}")
+    }
 }
 
-/// The directories that are searched without being named, never the working directory.
-pub fn standard_directories() -> Vec<PathBuf> {
-    let mut directories: Vec<PathBuf> = env::var_os(PLUGIN_PATH_VARIABLE)
+/// The places that are searched without being named, never the working directory.
+pub fn standard_places() -> Vec<Place> {
+    let place = |name, directory| Place { name, directory };
+    let mut places: Vec<Place> = env::var_os(PLUGIN_PATH_VARIABLE)
         .map(|value| {
             env::split_paths(&value)
                 .filter(|path| path.is_absolute())
+                .map(|path| place("$QBENCH_PLUGIN_PATH", path))
                 .collect()
         })
         .unwrap_or_default();
     if let Some(directory) = executable_directory() {
-        directories.extend([
-            directory.clone(),
-            directory.join("deps"),
-            directory.join("plugins"),
-            directory.join("../lib/qbench/plugins"),
+        places.extend([
+            place("beside the program", directory.clone()),
+            place("deps/ beside the program", directory.join("deps")),
+            place("plugins/ beside the program", directory.join("plugins")),
+            place(
+                "the program's ../lib/qbench/plugins",
+                directory.join("../lib/qbench/plugins"),
+            ),
         ]);
     }
     let data_home = env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-    directories.extend(data_home.map(|path| path.join("qbench/plugins")));
-    directories
+    places.extend(data_home.map(|path| place("the user's data directory", path.join("qbench/plugins"))));
+    places
+}
+
+/// The directories of [`standard_places`].
+pub fn standard_directories() -> Vec<PathBuf> {
+    standard_places()
+        .into_iter()
+        .map(|place| place.directory)
+        .collect()
 }
 
 /// The directory of the running program, links resolved.
@@ -107,7 +147,7 @@ pub fn executable_directory() -> Option<PathBuf> {
 }
 
 /// Files named `libqbench_*.so` in `directory`, sorted.
-fn plugins_in(directory: &Path) -> Result<Vec<Candidate>> {
+fn plugins_in(directory: &Path, place: &'static str) -> Result<Vec<Candidate>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -119,29 +159,53 @@ fn plugins_in(directory: &Path) -> Result<Vec<Candidate>> {
     paths.sort();
     Ok(paths
         .into_iter()
-        .map(|path| Candidate { path, named: false })
+        .map(|path| Candidate {
+            path,
+            named: false,
+            place,
+        })
         .collect())
 }
 
-/// Refuses a file that somebody else could have put there or changed.
+/// Links that are followed from a name to a file.
+const MAX_LINKS: usize = 40;
+
+/// Refuses a file that somebody else could have put there or changed: the file, its directory, and the directory of
+/// every link on the way to it.
 ///
 /// # Errors
-/// Which of the file and its directory others may write.
+/// Which of them others may write.
 pub fn check_permissions(path: &Path) -> Result<()> {
-    const WRITABLE_BY_OTHERS: u32 = 0o002;
-    let real = path.canonicalize().context("the file cannot be opened")?;
-    for checked in [Some(real.as_path()), real.parent()].into_iter().flatten() {
-        let mode = fs::metadata(checked)
-            .context("its permissions cannot be read")?
-            .permissions()
-            .mode();
-        if mode & WRITABLE_BY_OTHERS != 0 {
-            bail!(
-                "{} may be written by everybody (mode {:o}): a plugin runs with your rights; `chmod o-w` it first",
-                checked.display(),
-                mode & 0o7777
-            );
+    let mut path = std::path::absolute(path).context("the file cannot be found")?;
+    for _ in 0..MAX_LINKS {
+        if let Some(directory) = path.parent() {
+            check_mode(
+                &directory
+                    .canonicalize()
+                    .context("its directory cannot be opened")?,
+            )?;
         }
+        let Ok(target) = fs::read_link(&path) else {
+            return check_mode(&path);
+        };
+        // A relative target starts at the link's directory; an absolute one replaces it.
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    bail!("more than {MAX_LINKS} links lead to it")
+}
+
+fn check_mode(path: &Path) -> Result<()> {
+    const WRITABLE_BY_OTHERS: u32 = 0o002;
+    let mode = fs::metadata(path)
+        .context("the file cannot be opened")?
+        .permissions()
+        .mode();
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        bail!(
+            "{} may be written by everybody (mode {:o}): a plugin runs with your rights; `chmod o-w` it first",
+            path.display(),
+            mode & 0o7777
+        );
     }
     Ok(())
 }
