@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
+    fmt::Write as _,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -217,20 +218,18 @@ fn emulate(kernel: &CudaKernel, stored: &Stored, first_row: usize, rows: usize, 
     let cols = stored.layout.cols();
     let [grid_x, grid_y] = kernel.geometry.grid(rows, cols).unwrap();
     let out_bytes = rows * cols * dtype.size();
-    let buffers = stored.buffers.iter().map(Vec::len);
-    let reads: String = buffers
-        .clone()
-        .enumerate()
-        .map(|(index, bytes)| {
-            format!("void *b{index} = malloc({bytes}); if (fread(b{index}, 1, {bytes}, stdin) != {bytes}) return 1;\n")
-        })
-        .collect();
-    let arguments: String = (0..buffers.len()).map(|index| format!(", b{index}")).collect();
-    let constants: String = kernel
-        .constants
-        .iter()
-        .map(|value| format!(", {value}LL"))
-        .collect();
+    let (mut reads, mut arguments) = (String::new(), String::new());
+    for (index, bytes) in stored.buffers.iter().map(Vec::len).enumerate() {
+        writeln!(
+            reads,
+            "void *b{index} = malloc({bytes}); if (fread(b{index}, 1, {bytes}, stdin) != {bytes}) return 1;"
+        )
+        .unwrap();
+        write!(arguments, ", b{index}").unwrap();
+    }
+    for constant in &kernel.constants {
+        write!(arguments, ", {constant}LL").unwrap();
+    }
     let program = format!(
         "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n\
          #define __device__\n#define __global__\n\
@@ -242,7 +241,7 @@ fn emulate(kernel: &CudaKernel, stored: &Stored, first_row: usize, rows: usize, 
          for (blockIdx.y = 0; blockIdx.y < {grid_y}; blockIdx.y++)\n\
          for (blockIdx.x = 0; blockIdx.x < {grid_x}; blockIdx.x++)\n\
          for (threadIdx.x = 0; threadIdx.x < {threads}; threadIdx.x++)\n\
-         {entry}((void *)out, {first_row}, {rows}, {cols}{arguments}{constants});\n\
+         {entry}((void *)out, {first_row}, {rows}, {cols}{arguments});\n\
          for (int i = 0; i < 64; i++) if (out[{out_bytes} + i] != 0xaa) return 2;\n\
          fwrite(out, 1, {out_bytes}, stdout); return 0; }}\n",
         text = text.replace("extern \"C\" ", ""),

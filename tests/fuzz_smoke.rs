@@ -13,9 +13,10 @@ use std::{
     path::Path,
 };
 
-use qbench_core::results::{Cell, CellKind, Performance, Quality, RECORD_SCHEMA, Record, Status};
+use qbench_core::results::{Performance, Quality, RECORD_SCHEMA, Record};
 use qbench_tests::repository;
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use serde_json::json;
 
 /// Inputs a target without `QBENCH_FUZZ_INPUTS`: some seconds for all.
 const INPUTS: u64 = 1000;
@@ -107,37 +108,32 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 /// A record of either kind, one a line.
 fn records() -> Vec<u8> {
-    let record = |kind| Record {
-        schema: RECORD_SCHEMA.to_owned(),
-        cell: Cell {
-            kind,
-            model: "m".to_owned(),
-            backend: "cpu".to_owned(),
-            device: "cpu".to_owned(),
-            precision: "float32".to_owned(),
-            mode: "4bit_nf4".to_owned(),
-            condition: "full".to_owned(),
-            batch_size: 4,
-            repeat: 0,
-        },
-        status: Status::Ok,
-        reason: String::new(),
-        plugins: Vec::new(),
-        execution: Vec::new(),
-        warnings: Vec::new(),
-        violations: Vec::new(),
-        performance: (kind == CellKind::Performance).then(|| Performance {
-            batch_seconds: vec![2.0, 3.0],
-            sequences: 10,
-            tokens: 1000,
-            ..Performance::default()
-        }),
-        quality: (kind == CellKind::Quality).then(Quality::default),
+    let record = |kind: &str, numbers: serde_json::Value| {
+        let record = json!({
+            "schema": RECORD_SCHEMA,
+            "cell": {
+                "kind": kind, "model": "m", "backend": "cpu", "device": "cpu", "precision": "float32",
+                "mode": "4bit_nf4", "condition": "full", "batch_size": 4, "repeat": 0,
+            },
+            "status": "ok",
+            kind: numbers,
+        });
+        // What was once written stays readable.
+        serde_json::from_value::<Record>(record.clone()).unwrap();
+        record.to_string() + "\n"
     };
-    [CellKind::Performance, CellKind::Quality]
-        .map(|kind| serde_json::to_string(&record(kind)).unwrap() + "\n")
-        .concat()
-        .into_bytes()
+    let performance = Performance {
+        batch_seconds: vec![2.0, 3.0],
+        sequences: 10,
+        tokens: 1000,
+        ..Performance::default()
+    };
+    [
+        record("performance", serde_json::to_value(performance).unwrap()),
+        record("quality", serde_json::to_value(Quality::default()).unwrap()),
+    ]
+    .concat()
+    .into_bytes()
 }
 
 /// An input that is like one of the corpus: a few pieces overwritten, left out, repeated, or taken from another one.
