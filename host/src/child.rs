@@ -33,6 +33,8 @@ pub enum Verb {
     Scan,
     /// Open a scheme with its options.
     Check,
+    /// Try a case of the conformance kit.
+    Conformance,
     /// Run a cell.
     Cell,
     /// Quantise a model; shows its own progress.
@@ -44,6 +46,7 @@ impl Verb {
         match self {
             Self::Scan => "scan",
             Self::Check => "check",
+            Self::Conformance => "conformance",
             Self::Cell => "cell",
             Self::Quantize => "quantize",
         }

@@ -62,7 +62,7 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Compare two results directories cell by cell: is B as fast as A?
     Compare(CompareArgs),
-    /// What plugins there are.
+    /// List, check and make plugins.
     #[command(subcommand)]
     Plugin(PluginCommand),
     /// Quantise a model and write it in bitsandbytes' format, which transformers loads.
@@ -365,6 +365,10 @@ pub enum PluginCommand {
     List(PluginListArgs),
     /// Say all about one plugin, or write that beside it, so that it can be listed without being run.
     Info(PluginInfoArgs),
+    /// Try whether a plugin keeps its contract: the conformance kit, each case in a process of its own.
+    Check(PluginCheckArgs),
+    /// Write a new plugin that builds, passes its tests and runs.
+    New(PluginNewArgs),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -386,6 +390,34 @@ pub struct PluginInfoArgs {
     pub write: bool,
     #[command(flatten)]
     pub plugin_dirs: PluginDirArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PluginCheckArgs {
+    /// The plugin's file.
+    pub file: PathBuf,
+    /// Case to try; repeatable [default: all].
+    #[arg(long, value_name = "NAME")]
+    pub case: Vec<String>,
+    /// Device to try a backend on [default: its first].
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Seconds that a case may take before it is stopped.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = positive)]
+    pub case_timeout: f64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct PluginNewArgs {
+    /// Name of its crate and of its mode, such as my_scheme.
+    pub name: String,
+    /// Folder to write [default: NAME].
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Folder of the crate qbench-sdk, from the source tree or unpacked from its package [default: the one that comes with
+    /// this program, or else the published one].
+    #[arg(long, value_name = "DIR")]
+    pub sdk: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -11,6 +11,7 @@ pub mod layout;
 pub mod log;
 mod matrix;
 mod options;
+pub mod parallel;
 mod plugin;
 mod scheme;
 mod weights;

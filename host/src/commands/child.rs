@@ -23,6 +23,11 @@ pub(super) fn child(verb: Verb, job: &Path, result: &Path, memory: Option<u64>) 
                 plugins::check_in_this_process(&job).map_err(|error| (Status::Error, error))
             })?;
         }
+        Verb::Conformance => {
+            serve(job, result, memory, |job| {
+                plugins::try_case_in_this_process(&job).map_err(|error| (Status::Error, error))
+            })?;
+        }
         Verb::Cell => serve(job, result, memory, |job| worker::run(&job))?,
         Verb::Quantize => {
             serve(job, result, memory, |job| {

@@ -5,6 +5,8 @@ mod child;
 mod compare;
 mod doctor;
 mod plugin;
+mod plugin_check;
+mod plugin_new;
 mod quantize;
 mod run;
 
@@ -27,6 +29,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Compare(arguments)) => compare::compare(&arguments, &output),
         Some(Command::Plugin(PluginCommand::List(arguments))) => plugin::list(&arguments, &output),
         Some(Command::Plugin(PluginCommand::Info(arguments))) => plugin::info(&arguments, &output),
+        Some(Command::Plugin(PluginCommand::Check(arguments))) => plugin_check::check(&arguments, &output),
+        Some(Command::Plugin(PluginCommand::New(arguments))) => plugin_new::new(&arguments, &output),
         Some(Command::Quantize(arguments)) => quantize::quantize(&arguments, &output),
         Some(Command::Doctor(arguments)) => doctor::doctor(&arguments, &output),
         Some(Command::Child {

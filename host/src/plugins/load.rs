@@ -6,6 +6,8 @@ use anyhow::{Context, Result, anyhow, bail};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use qbench_sdk::host::{C_ENTRY_SYMBOL, CEntry, HEADER_SYMBOL, Header, Plugin};
 
+use super::elf;
+
 /// Opens the plugin at `path`. Its library stays loaded until the process ends: threads of it may still run.
 ///
 /// # Errors
@@ -16,6 +18,7 @@ pub fn load(path: &Path) -> Result<Plugin> {
     if !path.is_file() {
         bail!("expected a shared library, found something that is no file");
     }
+    elf::check(&path)?;
     // SAFETY: the library's initialisers run here. They are the plugin's code, which the user chose to run; that is
     // why this happens in child processes only. RTLD_NOW, so that a missing symbol shows here and not in mid-run.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }

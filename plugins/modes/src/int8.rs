@@ -6,10 +6,10 @@ use qbench_sdk::{
         Int8Vectorwise,
         int8::{MAX_COLS, quantize_row, round_to_f16},
     },
-    narrow,
+    narrow, parallel,
 };
 
-use crate::{parallel, storage};
+use crate::storage;
 
 const ID: &str = "8bit";
 const DEFAULT_THRESHOLD: f32 = 6.0;

@@ -6,7 +6,6 @@
 mod four_bit;
 mod int8;
 mod nested;
-mod parallel;
 mod standard;
 mod storage;
 

@@ -142,7 +142,7 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:4}  {:24}  {}", self.verdict, self.case, self.detail)
+        write!(f, "{:4}  {:25}  {}", self.verdict, self.case, self.detail)
     }
 }
 

@@ -176,7 +176,7 @@ pub struct ScaledFp8 {
 }
 
 /// Storage that only its scheme understands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Custom {
     /// Kind id in the author's own name space, such as `org.example.ternary/1`.
     pub kind: String,

@@ -5,13 +5,10 @@
     reason = "what is not inlined into `dispatch` is not compiled for the CPU's vector instructions"
 )]
 
-use qbench_sdk::{Matrix, Result};
+use qbench_sdk::{Matrix, Result, parallel};
 
 use super::tables::Table;
-use crate::{
-    parallel,
-    storage::{PART, absmax, read_flat},
-};
+use crate::storage::{PART, absmax, read_flat};
 
 /// f32(1e-38): what a block's scale is taken for at least, so that its reciprocal is finite.
 const SCALE_FLOOR: f32 = 1.0e-38;

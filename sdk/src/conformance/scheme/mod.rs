@@ -150,7 +150,7 @@ static CASES: [Case<SchemeSubject>; 18] = [
     ),
     case(
         "zeros-and-extremes",
-        "zeros stay zeros; tiny and huge weights stay numbers",
+        "zeros stay zeros; tiny weights stay numbers",
         reading::zeros_and_extremes,
     ),
     case(

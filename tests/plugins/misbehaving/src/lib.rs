@@ -2,8 +2,9 @@
 //!
 //! The environment variable `QBENCH_TEST_FAULT` makes it fail while it is loaded (`exit`, `abort`, `hang`) or listed
 //! (`panic`). The option `fault` of its scheme `misbehaving` makes it fail while it quantises (`panic`, `error`,
-//! `memory`, `segv`, `abort`, `exit`, `hang`, `allocate`) or log a `warning`; without it, the scheme stores weights as they
-//! are.
+//! `memory`, `segv`, `abort`, `exit`, `hang`, `allocate`, or `overrun`: write past a buffer), plan (`sizes`: lie about the
+//! shape) or log a `warning`; without it, the scheme stores weights as they are. Its default is the variable
+//! `QBENCH_TEST_QUANTIZE_FAULT`.
 
 use std::{env, process, thread, time::Duration};
 
@@ -27,7 +28,10 @@ impl Misbehaving {
             _ => {}
         }
         let mut options = options.clone();
-        let fault = options.take("fault", String::new())?;
+        let fault = options.take(
+            "fault",
+            env::var("QBENCH_TEST_QUANTIZE_FAULT").unwrap_or_default(),
+        )?;
         options.finish(&["fault"])?;
         Ok(Self { fault })
     }
@@ -45,7 +49,7 @@ impl QuantScheme for Misbehaving {
 
     fn layout(&self, rows: usize, cols: usize, source: DType) -> Result<Layout> {
         Ok(Layout::Dense(Dense {
-            rows,
+            rows: if self.fault == "sizes" { rows / 2 } else { rows },
             cols,
             dtype: source,
         }))
@@ -68,6 +72,11 @@ impl QuantScheme for Misbehaving {
             "abort" => process::abort(),
             "exit" => process::exit(0),
             "hang" => thread::sleep(Duration::from_hours(1)),
+            "overrun" => {
+                let end = buffers[0].as_mut_ptr_range().end;
+                // SAFETY: none; the test wants to see it found.
+                unsafe { end.write_volatile(1) };
+            }
             // Written to, so that the memory is really taken.
             "allocate" => drop(std::hint::black_box(vec![1_u8; 3_000_000_000])),
             _ => {}

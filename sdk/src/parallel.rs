@@ -5,14 +5,14 @@ use std::{
     thread,
 };
 
-use qbench_sdk::Result;
+use crate::Result;
 
 /// Calls `work` for every part, on at most `threads` threads, this one included. Each takes the next part when it has
 /// done one.
 ///
 /// # Errors
 /// An error of `work`, after which the thread that met it takes no further part.
-pub(crate) fn for_each<P: Send>(
+pub fn for_each<P: Send>(
     parts: impl ExactSizeIterator<Item = P> + Send,
     threads: usize,
     work: impl Fn(P) -> Result<()> + Sync,
@@ -47,9 +47,8 @@ pub(crate) fn for_each<P: Send>(
 
 #[cfg(test)]
 mod tests {
-    use qbench_sdk::Error;
-
     use super::*;
+    use crate::Error;
 
     #[test]
     fn every_part_is_done_once() {
