@@ -146,10 +146,8 @@ fn the_commands_of_the_guide_work_as_they_stand() {
     }
     let said = stdout(&succeeds(&mut shell));
     assert!(said.contains("the plugin conforms: "), "{said}");
-    assert!(
-        said.contains("4.504 bits a weight") || said.contains("4.516 bits a weight"),
-        "{said}"
-    );
+    // 4 for the code, 32 / 64 for the scale, and the table's share.
+    assert!(said.contains("4.505 bits a weight"), "{said}");
     let made = folder.path().join("my_scheme");
     for results in ["results", "results-again", "results-by-name"] {
         let report = made.join(results).join("analysis/performance_report.txt");
@@ -238,19 +236,11 @@ fn the_examples_build_conform_and_run() {
             .arg(&library)
             .assert()
             .success();
-        let row = rows(&benchmark_table(&outdir))
-            .into_iter()
-            .find(|row| row["quant_mode"] == mode);
-        let row = row.unwrap_or_else(|| panic!("no row of {mode}"));
+        let rows = rows(&benchmark_table(&outdir));
+        let row = rows.iter().find(|row| row["quantization"] == mode);
+        let row = row.unwrap_or_else(|| panic!("no row of {mode} in {rows:?}"));
         assert_eq!(row["status"], "ok", "{row:?}");
-        let cells = fs::read_to_string(outdir.join("cells.jsonl")).unwrap();
-        let own = cells
-            .lines()
-            .filter(|line| line.contains(&format!("libqbench_{mode}.so")));
-        assert!(
-            own.clone().count() > 0 && own.clone().all(|line| line.contains(execution)),
-            "{cells}"
-        );
+        assert!(row["execution"].contains(execution), "{row:?}");
     }
 }
 
