@@ -158,16 +158,15 @@ fn dependency(sdk: Option<&Path>) -> Result<String> {
             sdk.display()
         );
     }
-    let mut lines = format!("qbench-sdk = {{ path = {} }}", quoted(&sdk)?);
-    // A package names the sdk's own dependency by version; until that is published, it lies beside the sdk.
-    if !sdk.join("abi/Cargo.toml").is_file() {
-        let abi = beside(&sdk)?;
-        lines.push_str(&format!(
-            "\n\n[patch.crates-io]\nqbench-abi = {{ path = {} }}",
-            quoted(&abi)?
-        ));
+    let dependency = format!("qbench-sdk = {{ path = {} }}", quoted(&sdk)?);
+    if sdk.join("abi/Cargo.toml").is_file() {
+        return Ok(dependency);
     }
-    Ok(lines)
+    // A package names the sdk's own dependency by version; until that is published, it lies beside the sdk.
+    let abi = quoted(&beside(&sdk)?)?;
+    Ok(format!(
+        "{dependency}\n\n[patch.crates-io]\nqbench-abi = {{ path = {abi} }}"
+    ))
 }
 
 /// The unpacked crate qbench-abi in the folder in which the sdk lies.
