@@ -207,7 +207,7 @@ fn the_examples_build_conform_and_run() {
     let folder = tempfile::tempdir().unwrap();
     let target = target().join("examples");
     for (mode, execution) in [
-        ("mxfp4", "native: f32 gemm on decoded panels"),
+        ("mxfp4", "from codes"),
         ("fp8", "native: exact e4m3 product"),
         ("ternary", "scheme matmul"),
     ] {

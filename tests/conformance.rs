@@ -57,7 +57,7 @@ fn the_built_in_plugins_conform() {
         .iter()
         .find(|finding| finding[1] == "runs-any-codebook")
         .unwrap();
-    assert!(any[3].contains("native: f32 gemm on decoded panels"), "{any:?}");
+    assert!(any[3].starts_with("32 variants: native: "), "{any:?}");
     let kinds = cpu
         .iter()
         .find(|finding| finding[1] == "negotiation-is-true")

@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use qbench_sdk::{
-    Backend, CallContext, DType, Layout, Matrix, MatrixMut, Model, Result, StoredTensor, Weights,
+    Backend, CallContext, DType, Layout, Matrix, MatrixMut, Model, Options, Result, StoredTensor, Weights,
     backend::{
         BackendInfo, Cache, DeviceInfo, Execution, ForwardOutput, LoadRequest, Memory, ModelInfo, TokenBatch,
     },
@@ -14,19 +14,26 @@ use qbench_sdk::{
     layout::NibbleOrder,
 };
 
-use crate::CpuBackend;
+use crate::{CpuBackend, Kernels};
+
+/// The backend as a run opens it.
+fn cpu() -> CpuBackend {
+    CpuBackend::new(Kernels::from_options(&Options::none()).unwrap())
+}
 
 #[test]
 fn the_backend_conforms() {
-    let report = check_backend(|options| options.finish(&[]).map(|()| CpuBackend), None);
-    report.assert_passed();
-    assert!(
-        report
-            .findings
-            .iter()
-            .all(|finding| finding.verdict == Verdict::Pass),
-        "{report}"
-    );
+    let reference = check_backend(|_| Ok(CpuBackend::new(Kernels::Reference)), None);
+    for report in [check_backend(|_| Ok(cpu()), None), reference] {
+        report.assert_passed();
+        assert!(
+            report
+                .findings
+                .iter()
+                .all(|finding| finding.verdict == Verdict::Pass),
+            "{report}"
+        );
+    }
 }
 
 #[test]
@@ -59,7 +66,7 @@ struct Faulty(&'static str);
 
 impl Backend for Faulty {
     fn info(&self) -> BackendInfo {
-        let mut info = CpuBackend.info();
+        let mut info = cpu().info();
         if self.0 == "describes-itself" {
             info.precisions.clear();
         }
@@ -69,7 +76,7 @@ impl Backend for Faulty {
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
         match self.0 {
             "finds-devices" => Ok(Vec::new()),
-            _ => CpuBackend.devices(),
+            _ => cpu().devices(),
         }
     }
 
@@ -78,7 +85,7 @@ impl Backend for Faulty {
             ("negotiation-is-true", Layout::Custom(_)) => Ok(Execution::Native {
                 kernel: "whatever you like".to_owned(),
             }),
-            _ => CpuBackend.negotiate(device, layout, compute),
+            _ => cpu().negotiate(device, layout, compute),
         }
     }
 
@@ -88,7 +95,7 @@ impl Backend for Faulty {
             _ => request.weights.clone(),
         };
         Ok(Box::new(FaultyModel {
-            model: CpuBackend.load(LoadRequest { weights, ..request })?,
+            model: cpu().load(LoadRequest { weights, ..request })?,
             fault: self.0,
         }))
     }
