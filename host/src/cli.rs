@@ -219,7 +219,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "WHAT")]
     pub sensitivity: Option<Sensitivity>,
     /// Sequences, spread evenly over all, whose hidden states are compared layer by layer.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = at_least::<1>)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = at_least::<1>)]
     pub layer_sequences: usize,
     /// Bases of the windows of reverse-complement and variants.
     #[arg(long, value_name = "BASES", default_value_t = 512, value_parser = at_least::<1>)]

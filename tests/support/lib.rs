@@ -76,7 +76,8 @@ pub fn qbench() -> Command {
     command
 }
 
-/// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once.
+/// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once. Of quality it evaluates
+/// the token level; `--evaluate` adds to that.
 pub fn small_run(outdir: &Path) -> Command {
     let mut command = qbench();
     command
@@ -96,6 +97,8 @@ pub fn small_run(outdir: &Path) -> Command {
             "1",
             "--time-budget",
             "0",
+            "--evaluate",
+            "tokens",
             "--threads",
             "2",
             "--outdir",

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::AnalysisError;
 use crate::results::{
-    BenchmarkRow, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, quality_rows,
-    read_benchmarks, read_journal, read_quality,
+    BenchmarkRow, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
+    quality_rows, read_benchmarks, read_journal, read_quality,
 };
 
 /// The contents of a results directory.
@@ -21,6 +21,8 @@ pub struct Inputs {
     pub quality: Vec<QualityRow>,
     /// The quality records of the journal, from which the quality tables can be written.
     pub quality_records: Vec<Record>,
+    /// The journal's records about layers, parts and biology.
+    pub evaluation_records: Vec<Record>,
     /// Doubts: of the files, and those that workers noted in the journal.
     pub warnings: Vec<String>,
 }
@@ -55,8 +57,13 @@ impl Inputs {
             }
         }
         if !skip_quality {
-            let is_quality = |record: &Record| record.cell.kind == CellKind::Quality;
-            inputs.quality_records = journal.records.into_iter().filter(is_quality).collect();
+            let (quality, evaluations) = journal
+                .records
+                .into_iter()
+                .filter(|record| record.cell.kind != CellKind::Performance)
+                .partition(|record| record.cell.kind == CellKind::Quality);
+            inputs.quality_records = quality;
+            inputs.evaluation_records = evaluations;
             inputs.read_quality(results_dir, output_dir)?;
         }
         inputs.check(results_dir)?;
@@ -94,19 +101,24 @@ impl Inputs {
             .rows
             .iter()
             .filter(|row| !row.is_ok())
-            .map(|row| (&row.quantization, &row.status));
+            .map(|row| (&row.quantization, row.status.as_str()));
         // A quality cell has one row of the logits among its rows.
         let quality = self
             .quality
             .iter()
             .filter(|row| !row.is_ok() && row.layer == LOGITS_LAYER)
-            .map(|row| (&row.quantization_mode, &row.status));
+            .map(|row| (&row.quantization_mode, row.status.as_str()));
         let mut faulty: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        for (mode, status) in performance.chain(quality) {
+        let evaluations = self
+            .evaluation_records
+            .iter()
+            .filter(|record| record.status != Status::Ok)
+            .map(|record| (&record.cell.mode, record.status.as_str()));
+        for (mode, status) in performance.chain(quality).chain(evaluations) {
             *faulty
                 .entry(mode.clone())
                 .or_default()
-                .entry(status.clone())
+                .entry(status.to_owned())
                 .or_default() += 1;
         }
         faulty
@@ -114,25 +126,33 @@ impl Inputs {
 
     fn check(&self, results_dir: &Path) -> Result<(), AnalysisError> {
         let directory = results_dir.to_path_buf();
-        if self.rows.is_empty() && self.quality.is_empty() {
+        if self.rows.is_empty() && self.quality.is_empty() && self.evaluation_records.is_empty() {
             return Err(AnalysisError::NoResults { directory });
         }
         let rows = self
             .rows
             .iter()
-            .map(|row| (row.is_ok(), &row.quantization, &row.status, &row.reason));
-        let quality = self
-            .quality
-            .iter()
-            .map(|row| (row.is_ok(), &row.quantization_mode, &row.status, &row.reason));
-        let mut all = rows.chain(quality).peekable();
+            .map(|row| (row.is_ok(), &row.quantization, row.status.as_str(), &row.reason));
+        let quality = self.quality.iter().map(|row| {
+            (
+                row.is_ok(),
+                &row.quantization_mode,
+                row.status.as_str(),
+                &row.reason,
+            )
+        });
+        let evaluations = self.evaluation_records.iter().map(|record| {
+            let ok = record.status == Status::Ok;
+            (ok, &record.cell.mode, record.status.as_str(), &record.reason)
+        });
+        let mut all = rows.chain(quality).chain(evaluations).peekable();
         let first = all
             .peek()
             .map(|&(_, mode, status, reason)| format!("{mode}: {status}: {reason}"));
         if all.any(|(ok, ..)| ok) {
             return Ok(());
         }
-        let failed = self.rows.len() + self.quality_records.len();
+        let failed = self.rows.len() + self.quality_records.len() + self.evaluation_records.len();
         Err(AnalysisError::NothingSucceeded {
             directory,
             failed,

@@ -29,7 +29,7 @@ pub use table::{Field, Table, rounded};
 
 use crate::figures::{self, FigureError};
 use crate::report;
-use crate::results::{ResultsError, write_atomically, write_quality_tables};
+use crate::results::{ResultsError, write_atomically, write_evaluation_tables, write_quality_tables};
 
 /// Name of the report in the output directory.
 pub const REPORT_FILE: &str = "performance_report.txt";
@@ -160,13 +160,20 @@ pub fn analyze(
             files.push(output_dir.join(table.file_name));
         }
     }
-    files.extend(write_quality_tables(output_dir, &inputs.quality_records)?);
+    let records = [
+        inputs.quality_records.as_slice(),
+        inputs.evaluation_records.as_slice(),
+    ]
+    .concat();
+    files.extend(write_quality_tables(output_dir, &records)?);
+    files.extend(write_evaluation_tables(output_dir, &records)?);
     files.extend(figures::draw(&inputs, output_dir)?);
     if !modes.is_empty() {
         remove_stale(output_dir, &OPTIONAL_FILES, &files)?;
     }
     if !options.skip_quality {
         remove_stale(output_dir, &OPTIONAL_QUALITY_FIGURES, &files)?;
+        remove_stale(output_dir, &figures::evaluations::FILES, &files)?;
     }
     let report_path = output_dir.join(REPORT_FILE);
     let text = report::performance_report(&inputs, results_dir, &files);

@@ -1,6 +1,8 @@
 //! Figures of an analysis, as PNG files fit for print: 1400 to 2600 pixels across, one colour a mode throughout.
 
 mod canvas;
+mod chart;
+pub(crate) mod evaluations;
 mod page;
 mod palette;
 mod panel;
@@ -33,13 +35,24 @@ pub struct FigureError {
 pub fn draw(inputs: &Inputs, directory: &Path) -> Result<Vec<PathBuf>, FigureError> {
     let groups = group_by_mode(&inputs.rows);
     let quality = QualityRows::new(&inputs.quality);
-    let names = ordered_modes(groups.iter().map(|group| group.mode).chain(quality.modes()));
+    let evaluated = inputs
+        .evaluation_records
+        .iter()
+        .map(|record| record.cell.mode.as_str());
+    let names = ordered_modes(
+        groups
+            .iter()
+            .map(|group| group.mode)
+            .chain(quality.modes())
+            .chain(evaluated),
+    );
     let modes = Modes {
         colours: palette::colours(&names),
         names,
     };
     let mut files = performance::draw(&inputs.rows, &groups, &modes, directory)?;
     files.extend(quality::draw(&inputs.quality, &quality, &modes, directory)?);
+    files.extend(evaluations::draw(inputs, &groups, &modes, directory)?);
     Ok(files)
 }
 

@@ -38,6 +38,12 @@ pub(super) fn colours(modes: &[&str]) -> Vec<RGBColor> {
         .collect()
 }
 
+/// Colours of things that are no modes, such as genomes, over and over.
+pub(super) fn categories() -> impl Iterator<Item = RGBColor> {
+    let known = KNOWN.iter().map(|(_, colour)| *colour);
+    known.chain(FURTHER).collect::<Vec<_>>().into_iter().cycle()
+}
+
 /// A light tint, for the second of two values of a mode.
 pub(super) fn tint(colour: RGBColor) -> RGBColor {
     /// Share of white.

@@ -75,6 +75,17 @@ impl Scale {
         }
     }
 
+    /// An axis with a slot of equal width for each of 0, 1 ... `count` − 1.
+    pub(super) fn slots(count: usize, (start, end): (i32, i32)) -> Self {
+        Self {
+            kind: ScaleKind::Zoomed,
+            low: -0.5,
+            high: count.max(1) as f64 - 0.5,
+            start,
+            end,
+        }
+    }
+
     /// The pixel of a value; values outside the axis are at its ends.
     pub(super) fn pixel(&self, value: f64) -> i32 {
         let place = if self.kind == ScaleKind::Logarithmic {

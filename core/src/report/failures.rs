@@ -2,6 +2,7 @@
 
 use super::format::bullets;
 use crate::analysis::Inputs;
+use crate::results::Status;
 
 pub(super) fn failures(inputs: &Inputs) -> String {
     let performance = inputs.rows.iter().filter(|row| !row.is_ok()).map(|row| {
@@ -36,7 +37,31 @@ pub(super) fn failures(inputs: &Inputs) -> String {
             row.reason
         )
     });
-    let mut lines: Vec<String> = performance.chain(quality).collect();
+    let evaluations = inputs
+        .evaluation_records
+        .iter()
+        .filter(|record| record.status != Status::Ok);
+    let evaluations = evaluations.map(|record| {
+        let cell = &record.cell;
+        let part = if cell.part.is_empty() {
+            String::new()
+        } else {
+            format!(" in {}", cell.part)
+        };
+        format!(
+            "{} of {}{part} ({}, {}, {}, {}, {}): {}: {}",
+            cell.kind.as_str(),
+            cell.mode,
+            cell.model,
+            cell.backend,
+            cell.device,
+            cell.precision,
+            cell.condition,
+            record.status.as_str(),
+            record.reason
+        )
+    });
+    let mut lines: Vec<String> = performance.chain(quality).chain(evaluations).collect();
     // A failed quality cell has a row for each layer.
     lines.dedup();
     bullets(lines.iter().map(String::as_str))

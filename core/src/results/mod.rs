@@ -8,6 +8,7 @@ mod benchmark;
 mod csv_table;
 mod error;
 mod evaluation;
+mod evaluation_tables;
 mod files;
 mod journal;
 mod number;
@@ -26,6 +27,7 @@ pub use evaluation::{
     Binning, BinningAgreement, BinningPoint, Evaluation, HiddenStateQuality, Layers, ReverseComplement,
     StrandPair, VariantScore, Variants,
 };
+pub use evaluation_tables::*;
 pub use files::write_atomically;
 pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
 pub use quality::{

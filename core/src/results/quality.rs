@@ -12,7 +12,8 @@ use super::csv_table::{read_table, write_table};
 use super::quality_parts::{GROUP_FILE, SEQUENCE_FILE, group_rows, sequence_rows};
 use super::token_columns::TokenColumns;
 use super::{
-    Cell, CellKind, DistributionStatistics, LayerQuality, Quality, Record, ResultsError, Status, TokenQuality,
+    Cell, CellKind, DistributionStatistics, Evaluation, LayerQuality, Quality, Record, ResultsError, Status,
+    TokenQuality,
 };
 
 /// Name of the table of metrics.
@@ -272,18 +273,22 @@ fn whole_rows(records: &[Record]) -> Vec<(QualityRow, TokenColumns)> {
     rows
 }
 
-/// The rows of `distribution_statistics.csv` for the quality records among `records`.
+/// The rows of `distribution_statistics.csv`: pooled values of quality cells (`last`, `second_last`), and the values of
+/// every hidden state of layer cells (`hidden_0` ...).
 pub fn distribution_rows(records: &[Record]) -> Vec<DistributionRow> {
-    let cells = records
+    let statistics = |record: &Record| match (&record.evaluation, record.cell.kind) {
+        (Some(Evaluation::Layers(layers)), _) => layers.distributions.clone(),
+        (_, CellKind::Quality) => {
+            usable(record).map_or_else(Vec::new, |quality| quality.distributions.clone())
+        }
+        _ => Vec::new(),
+    };
+    records
         .iter()
-        .filter(|record| record.cell.kind == CellKind::Quality);
-    cells
-        .filter_map(|record| Some((&record.cell, usable(record)?)))
-        .flat_map(|(cell, quality)| {
-            quality
-                .distributions
-                .iter()
-                .map(|statistics| DistributionRow::new(cell, statistics))
+        .flat_map(|record| {
+            statistics(record)
+                .into_iter()
+                .map(|statistics| DistributionRow::new(&record.cell, &statistics))
         })
         .collect()
 }
@@ -294,13 +299,17 @@ pub fn distribution_rows(records: &[Record]) -> Vec<DistributionRow> {
 /// [`ResultsError::Io`] when the directory cannot be written.
 pub fn write_quality_tables(directory: &Path, records: &[Record]) -> Result<Vec<PathBuf>, ResultsError> {
     let rows = whole_rows(records);
-    if rows.is_empty() {
+    let distributions = distribution_rows(records);
+    let statistics = directory.join(DISTRIBUTION_FILE);
+    if rows.is_empty() && distributions.is_empty() {
         return Ok(Vec::new());
+    }
+    write_table(&statistics, &distributions)?;
+    if rows.is_empty() {
+        return Ok(vec![statistics]);
     }
     let metrics = directory.join(QUALITY_FILE);
     write_table(&metrics, &rows)?;
-    let statistics = directory.join(DISTRIBUTION_FILE);
-    write_table(&statistics, &distribution_rows(records))?;
     let groups = directory.join(GROUP_FILE);
     write_table(&groups, &group_rows(records))?;
     let sequences = directory.join(SEQUENCE_FILE);
