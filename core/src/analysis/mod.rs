@@ -31,6 +31,9 @@ use crate::figures::{self, FigureError};
 use crate::report;
 use crate::results::{ResultsError, write_atomically, write_evaluation_tables, write_quality_tables};
 
+/// Name of the summary for a model's page.
+pub const CARD_FILE: &str = "card.md";
+
 /// Name of the report in the output directory.
 pub const REPORT_FILE: &str = "performance_report.txt";
 
@@ -174,6 +177,13 @@ pub fn analyze(
     if !options.skip_quality {
         remove_stale(output_dir, &OPTIONAL_QUALITY_FIGURES, &files)?;
         remove_stale(output_dir, &figures::evaluations::FILES, &files)?;
+        remove_stale(output_dir, &[CARD_FILE], &files)?;
+    }
+    let card = report::card(&inputs);
+    if !card.is_empty() {
+        let path = output_dir.join(CARD_FILE);
+        write_atomically(&path, |file| file.write_all(card.as_bytes()))?;
+        files.push(path);
     }
     let report_path = output_dir.join(REPORT_FILE);
     let text = report::performance_report(&inputs, results_dir, &files);

@@ -166,6 +166,11 @@ fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
     }
 }
 
+/// Where a mode stands beside a name's place: modes stand side by side, so that their error bars can be told apart.
+fn aside(number: usize, count: f64) -> f64 {
+    (number as f64 - (count - 1.0) / 2.0) * 0.08
+}
+
 type Groups = fn(&TokenQuality) -> &[TokenGroup];
 
 fn kl_by_group(records: &[&Record], modes: &Modes) -> ChartPage {
@@ -202,8 +207,7 @@ fn kl_by_group(records: &[&Record], modes: &Modes) -> ChartPage {
                     .filter_map(|group| {
                         let x = labels.iter().position(|label| *label == group.label)? as f64;
                         Some(Point {
-                            // Modes stand side by side, so that their error bars can be told apart.
-                            x: x + (place as f64 - (count - 1.0) / 2.0) * 0.08,
+                            x: x + aside(place, count),
                             y: group.kl.value,
                             y_range: group
                                 .kl
@@ -248,7 +252,7 @@ fn kl_by_group(records: &[&Record], modes: &Modes) -> ChartPage {
         ],
         columns: 2,
         legend: legend(&shown),
-        notes: "Mean of KL(reference ‖ mode); bars: 95 % intervals by bootstrap over genomes. Axes of divergence do not \
+        notes: "Mean of KL(reference ‖ mode); bars: 95 % intervals by bootstrap over genomes, where longer than the point. Axes of divergence do not \
                 start at 0."
             .to_owned(),
     }
@@ -334,7 +338,8 @@ fn sensitivity(records: &[&Record], modes: &Modes) -> ChartPage {
     parts.sort_by(|one, other| worst(other).total_cmp(&worst(one)));
     let mut shown = Vec::new();
     let mut series = Vec::new();
-    for (&name, &colour) in modes.names.iter().zip(&modes.colours) {
+    let count = modes.names.len() as f64;
+    for (number, (&name, &colour)) in modes.names.iter().zip(&modes.colours).enumerate() {
         let points: Vec<Point> = parts
             .iter()
             .enumerate()
@@ -342,7 +347,7 @@ fn sensitivity(records: &[&Record], modes: &Modes) -> ChartPage {
                 let mut rows = rows.iter().map(|(row, _)| row);
                 let row = rows.find(|row| row.part == *part && row.quantization_mode == name)?;
                 Some(Point {
-                    x: place as f64,
+                    x: place as f64 + aside(number, count),
                     y: row.token_kl_mean.filter(|kl| positive(*kl))?,
                     y_range: row
                         .token_kl_mean_low

@@ -1,6 +1,8 @@
 //! `performance_report.txt`: what was measured, in text, with everything that one must know to believe it.
 
 mod by_setting;
+mod card;
+mod evaluations;
 mod failures;
 mod format;
 mod performance;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use crate::analysis::{Inputs, QualityRows, STANDARD, group_by_mode, ordered_modes};
 use crate::results::{BenchmarkRow, LOGITS_LAYER, QualityRow};
 use crate::statistics::Summary;
+pub use card::card;
 use format::{bullets, close_to_one, number};
 use text_table::TextTable;
 
@@ -69,7 +72,11 @@ pub fn overview(inputs: &Inputs) -> String {
         }
         table.push(line);
     }
-    table.render()
+    let mut text = table.render();
+    for line in evaluations::worst_parts(&inputs.evaluation_records) {
+        text.extend(["  ", &line, "\n"]);
+    }
+    text
 }
 
 /// Numbers of cells by status: `1 crashed, 2 invalid`.
@@ -116,6 +123,13 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
         &quality::token_quality(&quality),
     );
     section("Quality: pooled embeddings", &quality::pooled_quality(&quality));
+    let evaluated = &inputs.evaluation_records;
+    section("Hidden states", &evaluations::layers(evaluated));
+    section(
+        "Sensitivity: one part quantised, worst first",
+        &evaluations::sensitivity(evaluated),
+    );
+    section("Biology", &evaluations::biology(evaluated));
     section(
         "Quality without numbers",
         &quality::empty_quality(&inputs.quality),
