@@ -32,6 +32,7 @@ fn record(mode: &str, repeat: usize, milliseconds: f64) -> Record {
         execution: Vec::new(),
         warnings: Vec::new(),
         violations: Vec::new(),
+        weights: Vec::new(),
         performance: Some(Performance {
             batch_seconds: vec![milliseconds / 1e3; 3],
             sequences: 12,

@@ -206,6 +206,9 @@ pub struct RunArgs {
     /// Run cells again that an earlier run into OUTDIR has finished.
     #[arg(long)]
     pub force: bool,
+    /// Print every weight: bits, bytes declared and held, and how it is run; also in analysis/memory_table.csv.
+    #[arg(long)]
+    pub memory_table: bool,
     /// Do not measure speed, memory and energy.
     #[arg(long)]
     pub skip_performance: bool,
@@ -297,6 +300,9 @@ pub struct AnalyzeArgs {
     /// Leave quality tables and figures out.
     #[arg(long)]
     pub skip_quality: bool,
+    /// Print every weight: bits, bytes declared and held, and how it is run; also in memory_table.csv.
+    #[arg(long)]
+    pub memory_table: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -11,9 +11,11 @@
 mod child;
 mod cli;
 mod commands;
+pub mod energy;
 mod failure;
 mod hash;
 mod interrupt;
+mod machine;
 pub mod plugins;
 mod printer;
 mod run;

@@ -36,6 +36,10 @@ pub struct DeviceInfo {
     /// Version of CUDA, where there is one.
     #[serde(default)]
     pub cuda: String,
+    /// The hardware's own identity where it has one, such as a GPU's `GPU-8dfe9b5c-…`: by it the host finds the
+    /// device's counters.
+    #[serde(default)]
+    pub uuid: String,
     /// What else is worth knowing, such as the instruction sets in use.
     #[serde(default)]
     pub details: String,
@@ -186,6 +190,10 @@ pub struct ModelInfo {
     pub max_positions: usize,
     /// Whether the same input gives the same bits each time.
     pub deterministic: bool,
+    /// Bytes that the model may keep besides its weights: tables, caches and scratch of its products. What it holds
+    /// beyond weights and this makes its measurements invalid.
+    #[serde(default)]
+    pub workspace_bytes: u64,
     /// Every weight.
     pub weights: Vec<WeightInfo>,
 }

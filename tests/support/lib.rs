@@ -43,6 +43,7 @@ pub fn built() -> &'static Path {
             "qbench-cpu",
             "qbench-testplugin-misbehaving",
             "qbench-testplugin-other-abi",
+            "qbench-testplugin-untruthful",
         ] {
             cargo.args(["--package", package]);
         }

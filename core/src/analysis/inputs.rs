@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::AnalysisError;
 use crate::results::{
-    BenchmarkRow, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
-    quality_rows, read_benchmarks, read_journal, read_quality,
+    BenchmarkRow, Cell, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
+    WeightMemory, quality_rows, read_benchmarks, read_journal, read_quality,
 };
 
 /// The contents of a results directory.
@@ -23,6 +23,8 @@ pub struct Inputs {
     pub quality_records: Vec<Record>,
     /// The journal's records about layers, parts and biology.
     pub evaluation_records: Vec<Record>,
+    /// The weights of each mode and setting, of the first performance cell that recorded them.
+    pub weights: Vec<(Cell, Vec<WeightMemory>)>,
     /// Doubts: of the files, and those that workers noted in the journal.
     pub warnings: Vec<String>,
 }
@@ -48,6 +50,7 @@ impl Inputs {
         }
         let journal = read_journal(results_dir)?;
         inputs.warnings.extend(journal.warnings);
+        inputs.weights = weights_by_mode(&journal.records);
         let mut noted = HashSet::new();
         for record in &journal.records {
             for warning in &record.warnings {
@@ -159,6 +162,26 @@ impl Inputs {
             first: first.unwrap_or_default(),
         })
     }
+}
+
+/// Repeats, conditions and batch sizes of a mode load the same weights.
+fn weights_by_mode(records: &[Record]) -> Vec<(Cell, Vec<WeightMemory>)> {
+    let loaded = |cell: &Cell| {
+        [
+            &cell.model,
+            &cell.backend,
+            &cell.device,
+            &cell.precision,
+            &cell.mode,
+        ]
+        .map(Clone::clone)
+    };
+    let mut seen = HashSet::new();
+    records
+        .iter()
+        .filter(|record| !record.weights.is_empty() && seen.insert(loaded(&record.cell)))
+        .map(|record| (record.cell.clone(), record.weights.clone()))
+        .collect()
 }
 
 fn same_directory(one: &Path, other: &Path) -> bool {

@@ -4,6 +4,7 @@
 //! and text. It needs no plugin and reads the original Python system's directories too.
 
 mod inputs;
+mod memory_table;
 mod mixture;
 mod modes;
 mod number_text;
@@ -17,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use inputs::Inputs;
+pub use memory_table::memory_table;
 pub(crate) use mixture::{differing_settings, performance_mixture, performance_setting, quality_mixture};
 pub use modes::{ModeRows, STANDARD, group_by_mode, ordered_modes};
 pub use number_text::significant;
@@ -39,13 +41,15 @@ pub const REPORT_FILE: &str = "performance_report.txt";
 
 /// Files about performance that an analysis writes only when there is something to say. What an earlier analysis left
 /// of them is removed, so that an output directory never shows numbers of another run.
-const OPTIONAL_FILES: [&str; 7] = [
+const OPTIONAL_FILES: [&str; 9] = [
     "memory_analysis.csv",
     "energy_analysis.csv",
     "throughput_comparison.png",
     "memory_comparison.png",
     "latency_comparison.png",
     "energy_efficiency.png",
+    "energy_per_megabase.png",
+    "memory_table.csv",
     "performance_memory_tradeoff.png",
 ];
 
@@ -122,6 +126,8 @@ pub struct AnalysisSummary {
     pub warnings: Vec<String>,
     /// The main numbers by mode, an aligned table of text for the terminal.
     pub overview: String,
+    /// Every weight by mode: bits, bytes, and how it is run; empty where nobody recorded that.
+    pub memory_table: String,
     /// Modes with cells that failed or are invalid.
     pub faulty_modes: Vec<String>,
 }
@@ -157,6 +163,7 @@ pub fn analyze(
             Some(throughput_comparison(&modes)),
             energy_analysis(&modes),
             Some(best_performers(&inputs.rows)),
+            memory_table(&inputs.weights),
         ];
         for table in tables.into_iter().flatten() {
             table.write(output_dir)?;
@@ -191,6 +198,9 @@ pub fn analyze(
     files.push(report_path);
     let overview = report::overview(&inputs);
     Ok(AnalysisSummary {
+        memory_table: memory_table(&inputs.weights)
+            .map(|table| report::whole_table(&table))
+            .unwrap_or_default(),
         faulty_modes: inputs.faulty().into_keys().collect(),
         files,
         warnings: inputs.warnings,

@@ -49,6 +49,39 @@ const ENERGY: Metric = Metric {
     value: |row| row.energy_kWh,
 };
 
+const JOULES_PER_TOKEN: Metric = Metric {
+    name: "J_per_token",
+    value: |row| row.J_per_token,
+};
+const JOULES_PER_MEGABASE: Metric = Metric {
+    name: "J_per_Mbp",
+    value: |row| row.J_per_Mbp,
+};
+const NET_JOULES_PER_TOKEN: Metric = Metric {
+    name: "J_per_token_net",
+    value: |row| row.J_per_token_net,
+};
+const NET_JOULES_PER_MEGABASE: Metric = Metric {
+    name: "J_per_Mbp_net",
+    value: |row| row.J_per_Mbp_net,
+};
+const IDLE_BEFORE: Metric = Metric {
+    name: "idle_before_W",
+    value: |row| row.idle_before_W,
+};
+const IDLE_AFTER: Metric = Metric {
+    name: "idle_after_W",
+    value: |row| row.idle_after_W,
+};
+const SM_CLOCK: Metric = Metric {
+    name: "sm_clock_MHz",
+    value: |row| row.sm_clock_MHz,
+};
+const TEMPERATURE: Metric = Metric {
+    name: "temperature_C",
+    value: |row| row.temperature_C,
+};
+
 /// `quant_summary.csv`: the main metrics by mode, those that were measured at all.
 pub fn quant_summary(modes: &[ModeRows]) -> Table {
     let metrics = [
@@ -100,7 +133,8 @@ pub fn throughput_comparison(modes: &[ModeRows]) -> Table {
     table
 }
 
-/// `energy_analysis.csv`, of the rows with a power reading; `None` when there are none.
+/// `energy_analysis.csv`, of the rows with a power reading; `None` when there are none. The original's three columns come
+/// first.
 pub fn energy_analysis(modes: &[ModeRows]) -> Option<Table> {
     let with_power: Vec<ModeRows> = modes
         .iter()
@@ -121,7 +155,19 @@ pub fn energy_analysis(modes: &[ModeRows]) -> Option<Table> {
     has_numbers(summary_table(
         "energy_analysis.csv",
         &with_power,
-        &[TOKENS_PER_WATT, POWER, ENERGY],
+        &[
+            TOKENS_PER_WATT,
+            POWER,
+            ENERGY,
+            JOULES_PER_TOKEN,
+            JOULES_PER_MEGABASE,
+            NET_JOULES_PER_TOKEN,
+            NET_JOULES_PER_MEGABASE,
+            IDLE_BEFORE,
+            IDLE_AFTER,
+            SM_CLOCK,
+            TEMPERATURE,
+        ],
     ))
 }
 

@@ -94,6 +94,17 @@ pub(super) fn draw(
             ),
         ),
     ];
+    let per_base = page(
+        "Energy per million bases by mode",
+        vec![bars(
+            "",
+            "Energy (J/Mbp)",
+            groups,
+            &[|row| row.J_per_Mbp, |row| row.J_per_Mbp_net],
+        )],
+        &["all energy", "above idle power"],
+    );
+    let pages = pages.into_iter().chain([("energy_per_megabase.png", per_base)]);
     let mut files = Vec::new();
     for (name, page) in pages {
         if !page.panels.is_empty() {

@@ -8,10 +8,16 @@
 //! [`Status::Invalid`]: crate::results::Status::Invalid
 
 mod evaluation;
+mod memory;
 mod outputs;
+mod time;
+mod weights;
 
 pub use evaluation::{COSINE, evaluation};
+pub use memory::{HELD_BYTES, MEMORY_CLAIM, MEMORY_LEAK, held_bytes, memory_claim, memory_leak};
 pub use outputs::{NON_FINITE_OUTPUTS, finite_outputs, finite_quality};
+pub use time::{DEVICE_IDLE, DEVICE_SECONDS, device_idle, device_seconds};
+pub use weights::{EXECUTION_CLAIM, WEIGHT_BITS, WEIGHT_LIST, execution_claims, join_weights, weight_bits};
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use qbench_sdk::{
 };
 
 use super::clock::Clock;
-use super::energy::EnergyMeter;
+use super::energy::TimedRegion;
 use super::sampling::{SamplingSettings, TimedPasses, TimedWork, WarmUpRun, sample, warm_up};
 use crate::workload::Batch;
 
@@ -17,8 +17,6 @@ pub struct Timing {
     pub warm_up: WarmUpRun,
     /// The timed ones.
     pub timed: TimedPasses,
-    /// Joules that the meter counted from the first timed batch's start to the last one's end.
-    pub joules: Option<f64>,
     /// Pooled values that the batches wrote, those that warmed up among them.
     pub outputs: u64,
     /// Those of them that are NaN or infinite.
@@ -46,22 +44,17 @@ pub fn time_batches(
     settings: &SamplingSettings,
     seed: u64,
     clock: &dyn Clock,
-    meter: Option<&EnergyMeter>,
+    region: &mut dyn TimedRegion,
 ) -> Result<Timing> {
     let mut work = ForwardPasses::new(model, layers, hidden, batches);
     let warm_up = warm_up(&mut work, clock, settings)?;
     work.model.reset_peak_memory()?;
-    let before = meter.and_then(EnergyMeter::read);
+    region.begin();
     let timed = sample(&mut work, clock, settings, seed)?;
-    let after = meter.and_then(EnergyMeter::read);
-    let joules = match (meter, before, after) {
-        (Some(meter), Some(before), Some(after)) => Some(meter.joules_between(&before, &after)),
-        _ => None,
-    };
+    region.end();
     Ok(Timing {
         warm_up,
         timed,
-        joules,
         outputs: work.outputs,
         non_finite_outputs: work.non_finite_outputs,
     })

@@ -13,7 +13,7 @@ pub(crate) mod text_table;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::analysis::{Inputs, QualityRows, STANDARD, group_by_mode, ordered_modes};
+use crate::analysis::{Field, Inputs, QualityRows, STANDARD, Table, group_by_mode, ordered_modes};
 use crate::results::{BenchmarkRow, LOGITS_LAYER, QualityRow};
 use crate::statistics::Summary;
 pub use card::card;
@@ -77,6 +77,15 @@ pub fn overview(inputs: &Inputs) -> String {
         text.extend(["  ", &line, "\n"]);
     }
     text
+}
+
+/// A table in full, for reading.
+pub(crate) fn whole_table(table: &Table) -> String {
+    let mut text = TextTable::new(table.header.iter().map(String::as_str));
+    for row in &table.rows {
+        text.push(row.iter().map(Field::to_text).collect());
+    }
+    text.render()
 }
 
 /// Numbers of cells by status: `1 crashed, 2 invalid`.

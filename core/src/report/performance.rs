@@ -53,6 +53,10 @@ pub(super) fn memory(groups: &[ModeRows]) -> String {
         &[
             ("static GB", |row| row.static_vram_GB),
             ("peak GB", |row| row.peak_vram_GB),
+            ("declared GB", |row| row.declared_GB),
+            ("workspace GB", |row| row.workspace_GB),
+            ("by the system GB", |row| row.system_static_GB),
+            ("bits/weight", |row| row.bits_per_weight),
         ],
     );
     if table.is_empty() && !groups.is_empty() {
@@ -71,8 +75,21 @@ pub(super) fn energy(inputs: &Inputs, groups: &[ModeRows]) -> String {
             ("kWh", |row| row.energy_kWh),
             ("J/token", |row| row.J_per_token),
             ("J/Mbp", |row| row.J_per_Mbp),
+            ("J/Mbp net", |row| row.J_per_Mbp_net),
+            ("idle W", |row| row.idle_before_W),
+            ("°C", |row| row.temperature_C),
+            ("SM MHz", |row| row.sm_clock_MHz),
         ],
     );
+    let notes = distinct(
+        inputs
+            .rows
+            .iter()
+            .filter(|row| row.is_ok() && row.avg_power_W.is_some())
+            .map(|row| row.energy_reason.as_str())
+            .filter(|notes| !notes.is_empty()),
+    );
+    text.extend(notes.iter().map(|note| format!("  note: {note}\n")));
     let without: Vec<&BenchmarkRow> = inputs
         .rows
         .iter()

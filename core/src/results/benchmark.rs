@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::csv_table::{read_table, write_table};
-use super::{CellKind, LayerExecution, Performance, Record, ResultsError, Status, write_atomically};
+use super::{
+    CellKind, LayerExecution, Performance, Record, ResultsError, Status, WeightMemory, write_atomically,
+};
 
 /// Bytes in a GB, as everywhere in the results.
 const GB: f64 = 1e9;
@@ -20,7 +22,7 @@ const GB: f64 = 1e9;
 const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// Columns that hold text; all others hold numbers.
-const TEXT: [&str; 19] = [
+const TEXT: [&str; 21] = [
     "model",
     "commit",
     "gpu_name",
@@ -40,6 +42,8 @@ const TEXT: [&str; 19] = [
     "device_name",
     "timing",
     "warmup_settled",
+    "energy_source",
+    "throttle",
 ];
 
 /// One row of a benchmark table: a measured cell, or one that failed. Also read from the original system's tables,
@@ -128,6 +132,31 @@ pub struct BenchmarkRow {
     pub warmup_s: Option<f64>,
     /// `yes` or `no`; empty where the number of warm-up batches was given.
     pub warmup_settled: String,
+    /// Bytes that the layouts declare for all weights.
+    pub declared_GB: Option<f64>,
+    /// Bytes that scheme and backend declare besides.
+    pub workspace_GB: Option<f64>,
+    /// Bits a weight of the matrices that the mode stores, codes, scales and tables.
+    pub bits_per_weight: Option<f64>,
+    /// Growth of the system's count since before loading, after loading.
+    pub system_static_GB: Option<f64>,
+    /// Largest resident set of the process while the batches ran, mapped files included.
+    pub process_peak_GB: Option<f64>,
+    pub energy_source: String,
+    /// By the device's counter, all of it.
+    pub energy_counter_J: Option<f64>,
+    /// By the integral of instant power.
+    pub energy_integrated_J: Option<f64>,
+    /// Above idle power.
+    pub energy_net_J: Option<f64>,
+    pub idle_before_W: Option<f64>,
+    pub idle_after_W: Option<f64>,
+    pub J_per_token_net: Option<f64>,
+    pub J_per_Mbp_net: Option<f64>,
+    pub sm_clock_MHz: Option<f64>,
+    pub temperature_C: Option<f64>,
+    /// What held the clocks down.
+    pub throttle: String,
 }
 
 impl BenchmarkRow {
@@ -170,6 +199,7 @@ impl BenchmarkRow {
         // The numbers of an invalid cell are shown, beside the reason not to believe them.
         if let (Status::Ok | Status::Invalid, Some(performance)) = (record.status, &record.performance) {
             row.fill(performance);
+            row.fill_resources(performance, &record.weights);
         }
         Some(row)
     }
@@ -264,6 +294,37 @@ impl BenchmarkRow {
         if let Some(settled) = performance.warm_up.settled {
             if settled { "yes" } else { "no" }.clone_into(&mut self.warmup_settled);
         }
+    }
+
+    /// Memory and energy in detail.
+    fn fill_resources(&mut self, performance: &Performance, weights: &[WeightMemory]) {
+        let gigabytes = |bytes: u64| bytes as f64 / GB;
+        if let Some(memory) = &performance.memory {
+            self.declared_GB = Some(gigabytes(memory.declared_bytes));
+            self.workspace_GB = Some(gigabytes(memory.workspace_bytes));
+            self.system_static_GB = memory.system.map(|[loaded, _]| gigabytes(loaded));
+            self.process_peak_GB = memory.process_peak_bytes.map(gigabytes);
+        }
+        let stored = weights.iter().filter(|weight| weight.quantised);
+        let (bytes, elements) = stored.fold((0, 0), |(bytes, elements), weight| {
+            (bytes + weight.held_bytes, elements + weight.rows * weight.cols)
+        });
+        self.bits_per_weight = quotient(Some(bytes as f64 * 8.0), Some(elements as f64));
+        let Some(energy) = &performance.energy else {
+            return;
+        };
+        self.energy_source.clone_from(&energy.source);
+        self.energy_counter_J = energy.counter_joules;
+        self.energy_integrated_J = energy.integrated_joules;
+        self.energy_net_J = energy.net_joules;
+        self.idle_before_W = energy.idle_before_watts;
+        self.idle_after_W = energy.idle_after_watts;
+        self.J_per_token_net = quotient(energy.net_joules, Some(performance.tokens as f64));
+        let megabases = performance.bases.map(|bases| bases as f64 / 1e6);
+        self.J_per_Mbp_net = quotient(energy.net_joules, megabases);
+        self.sm_clock_MHz = energy.sm_clock_mhz.map(|clock| clock.mean);
+        self.temperature_C = energy.celsius.map(|celsius| celsius.max);
+        self.throttle = energy.throttle.join(", ");
     }
 }
 

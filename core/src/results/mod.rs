@@ -11,6 +11,7 @@ mod evaluation;
 mod evaluation_tables;
 mod files;
 mod journal;
+mod memory;
 mod number;
 mod quality;
 mod quality_parts;
@@ -30,6 +31,7 @@ pub use evaluation::{
 pub use evaluation_tables::*;
 pub use files::write_atomically;
 pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
+pub use memory::{CellMemory, Held, Probe, WeightMemory};
 pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,
     quality_rows, read_distributions, read_quality, write_quality_tables,

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evaluation, TokenQuality};
+use super::{CellMemory, Evaluation, Probe, TokenQuality, WeightMemory};
 use crate::invariants::Violation;
+use crate::measure::energy::Energy;
 use crate::measure::sampling::{Convergence, WarmUpRun};
 use crate::statistics::Interval;
 
@@ -134,6 +135,9 @@ pub struct Record {
     /// What must hold whatever is measured, and did not; any makes the cell [`Status::Invalid`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
+    /// Every weight of a performance cell's model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub weights: Vec<WeightMemory>,
     /// The numbers of a performance cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub performance: Option<Performance>,
@@ -214,10 +218,19 @@ pub struct Performance {
     pub peak_bytes: Option<u64>,
     /// Who counted the memory.
     pub memory_measured_by: String,
-    /// Joules used in the timed region.
+    /// The witnesses of the memory.
+    #[serde(default)]
+    pub memory: Option<CellMemory>,
+    /// The passes after the timed ones.
+    #[serde(default)]
+    pub probe: Option<Probe>,
+    /// Joules used in the timed region, idle power included.
     pub energy_joules: Option<f64>,
     /// Why there is no energy reading.
     pub energy_reason: String,
+    /// The energy reading in full.
+    #[serde(default)]
+    pub energy: Option<Energy>,
     /// Floating-point operations a sequence by the original's formula, see [`crate::measure`].
     pub flops_per_sequence: Option<f64>,
     /// Floating-point operations a sequence, counted exactly from the configuration.

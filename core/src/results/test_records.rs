@@ -20,6 +20,7 @@ pub(crate) fn performance_record(mode: &str, repeat: usize) -> Record {
         }],
         warnings: Vec::new(),
         violations: Vec::new(),
+        weights: Vec::new(),
         performance: Some(Performance {
             batches: [(4, 120, 400), (6, 130, 600)]
                 .map(|(sequences, length, tokens)| BatchShape {

@@ -29,6 +29,9 @@ pub(super) fn analyze(arguments: &AnalyzeArgs, output: &OutputArgs) -> Result<Ex
             "warnings": summary.warnings,
         }))?;
     } else {
+        if arguments.memory_table {
+            print_memory_table(&summary);
+        }
         print_summary(&summary, output);
         printer::out(&format!(
             "{} files in {}",
@@ -37,6 +40,15 @@ pub(super) fn analyze(arguments: &AnalyzeArgs, output: &OutputArgs) -> Result<Ex
         ));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every weight, on standard output.
+pub(super) fn print_memory_table(summary: &AnalysisSummary) {
+    if summary.memory_table.is_empty() {
+        printer::note("no cell recorded its weights: there is no memory table");
+    } else {
+        printer::out(&summary.memory_table);
+    }
 }
 
 /// The main numbers on standard output, modes with cells that failed or are invalid in red; doubts on standard error.

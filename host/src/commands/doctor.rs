@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
-use qbench_core::measure::energy::EnergyMeter;
+use qbench_core::measure::energy::{Powercap, Sampler};
 use serde_json::json;
 
 use super::plugin::print_registry;
@@ -81,7 +81,7 @@ fn findings() -> Vec<Finding> {
         },
         Finding {
             what: "energy",
-            found: EnergyMeter::open().map(|_| "the processor's counters can be read".to_owned()),
+            found: Powercap::open().map(|meter| meter.source()),
         },
         Finding {
             what: "NVIDIA driver",

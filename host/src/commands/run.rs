@@ -9,7 +9,7 @@ use qbench_core::{
 };
 use serde_json::json;
 
-use super::analyze::print_summary;
+use super::analyze::{print_memory_table, print_summary};
 use crate::{
     cli::{OutputArgs, RunArgs, precision_name},
     failure, interrupt,
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> 
     interrupt::install()?;
     let mut session = Session::new(&plan, outdir, arguments.force, output.quiet);
     session.run()?;
-    report(&session, output)
+    report(&session, arguments.memory_table, output)
 }
 
 fn search(arguments: &RunArgs) -> SearchPath {
@@ -86,7 +86,7 @@ fn announce(plan: &Plan, outdir: &OutDir, moved: Option<PathBuf>) {
 }
 
 /// The analysis, and the run's verdict.
-fn report(session: &Session<'_>, output: &OutputArgs) -> Result<ExitCode> {
+fn report(session: &Session<'_>, memory_table: bool, output: &OutputArgs) -> Result<ExitCode> {
     let analysis = session.outdir.analysis();
     let summary = match analyze(session.outdir.path(), &analysis, AnalysisOptions::default()) {
         Ok(summary) => Some(summary),
@@ -105,6 +105,9 @@ fn report(session: &Session<'_>, output: &OutputArgs) -> Result<ExitCode> {
             "warnings": summary.as_ref().map(|summary| &summary.warnings),
         }))?;
     } else if let Some(summary) = &summary {
+        if memory_table {
+            print_memory_table(summary);
+        }
         print_summary(summary, output);
         printer::out(&format!(
             "tables, figures and the report are in {}",

@@ -1,12 +1,14 @@
 //! A run: a plan, its cells one after the other, and what they leave behind.
 
 mod evaluations;
+mod manifest;
 mod outdir;
 mod plan;
 mod progress;
 mod schedule;
 mod session;
 
+pub use manifest::{MANIFEST_FILE, Manifest};
 pub use outdir::OutDir;
 pub use plan::{Plan, all_cores, is_file_name};
 pub use progress::Progress;

@@ -8,26 +8,25 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use qbench_core::results::{Journal, Record, write_benchmark};
+use serde::Serialize;
 use serde_json::Value;
 
-use super::Plan;
+use super::{MANIFEST_FILE, Manifest, Plan, Schedule};
 use crate::failure::usage;
 
-/// The resolved plan of the latest run.
-const PLAN_FILE: &str = "run.json";
 /// Held while a run writes.
 const LOCK_FILE: &str = ".lock";
 /// The outputs of the reference, while they are needed.
 const REFERENCE_DIRECTORY: &str = "reference";
 /// What a run writes; moved away together when another configuration follows.
-const OURS: [&str; 4] = ["cells.jsonl", PLAN_FILE, "analysis", REFERENCE_DIRECTORY];
+const OURS: [&str; 4] = ["cells.jsonl", MANIFEST_FILE, "analysis", REFERENCE_DIRECTORY];
 
 /// A results directory, locked for this run.
 pub struct OutDir {
     path: PathBuf,
     journal: Journal,
     timestamp: String,
-    plan: Value,
+    manifest: Manifest,
     _lock: File,
 }
 
@@ -53,20 +52,23 @@ impl OutDir {
             }
             Err(TryLockError::Error(error)) => return Err(usage(error).context(unwritable())),
         }
-        let plan = serde_json::to_value(plan)?;
+        let planned = serde_json::to_value(plan)?;
         remove_abandoned_reference(path)
             .with_context(unwritable)
             .map_err(usage)?;
-        let moved = move_other_results(path, &plan, timestamp).with_context(unwritable)?;
-        write_json(&path.join(PLAN_FILE), &plan)
+        let moved = move_other_results(path, &planned, timestamp).with_context(unwritable)?;
+        let journal = Journal::open(path)?;
+        let path = path.canonicalize()?;
+        let schedule = Schedule::new(plan, &path.join(REFERENCE_DIRECTORY));
+        let manifest = Manifest::start(plan, &schedule, previous_manifest(&path).as_ref())?;
+        write_json(&path.join(MANIFEST_FILE), &manifest)
             .with_context(unwritable)
             .map_err(usage)?;
-        let journal = Journal::open(path)?;
         let this = Self {
-            path: path.canonicalize()?,
+            path,
             journal,
             timestamp: timestamp.to_owned(),
-            plan,
+            manifest,
             _lock: lock,
         };
         Ok((this, moved))
@@ -101,12 +103,21 @@ impl OutDir {
         self.write_table()
     }
 
+    /// Completes the manifest.
+    ///
+    /// # Errors
+    /// A full or read-only disk.
+    pub fn finish(&mut self) -> Result<()> {
+        self.manifest.finish(self.journal.records());
+        write_json(&self.path.join(MANIFEST_FILE), &self.manifest)
+    }
+
     /// Writes the benchmark table, once there is a cell that it has something to say about.
     fn write_table(&self) -> Result<()> {
         let records = self.journal.records();
         let tells = |record: &Record| record.performance.is_some() || !record.reason.is_empty();
         if records.iter().any(tells) {
-            write_benchmark(&self.path, &self.timestamp, records, &self.plan)?;
+            write_benchmark(&self.path, &self.timestamp, records, self.manifest.plan())?;
         }
         Ok(())
     }
@@ -122,13 +133,17 @@ fn remove_abandoned_reference(path: &Path) -> Result<()> {
     Ok(())
 }
 
+fn previous_manifest(path: &Path) -> Option<Value> {
+    serde_json::from_slice(&fs::read(path.join(MANIFEST_FILE)).ok()?).ok()
+}
+
 fn previous_plan(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs::read(path.join(PLAN_FILE)).ok()?).ok()
+    Some(previous_manifest(path)?["plan"].take())
 }
 
 /// Results that were made with another configuration are moved away: tables must not mix them.
 fn move_other_results(path: &Path, plan: &Value, timestamp: &str) -> Result<Option<PathBuf>> {
-    if !path.join(PLAN_FILE).exists() {
+    if !path.join(MANIFEST_FILE).exists() {
         return Ok(None);
     }
     // A plan that cannot be read is another one.
@@ -150,11 +165,12 @@ fn move_other_results(path: &Path, plan: &Value, timestamp: &str) -> Result<Opti
     Ok(Some(target))
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let unfinished = path.with_extension("json.part");
     let mut file = File::create(&unfinished)?;
     serde_json::to_writer_pretty(&mut file, value)?;
     file.write_all(b"\n")?;
+    file.sync_all()?;
     fs::rename(unfinished, path)?;
     Ok(())
 }

@@ -64,7 +64,7 @@ impl<'a> Session<'a> {
             self.note_synthetic()?;
         }
         self.progress.end();
-        Ok(())
+        self.outdir.finish()
     }
 
     fn cell(&mut self, planned: &PlannedCell) -> Result<()> {
@@ -191,6 +191,7 @@ impl<'a> Session<'a> {
             Ok(outcome) => {
                 record.execution = outcome.execution;
                 record.warnings = outcome.warnings;
+                record.weights = outcome.weights;
                 record.performance = outcome.performance;
                 record.quality = outcome.quality;
                 if !outcome.violations.is_empty() {
@@ -247,6 +248,7 @@ fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {
         execution: Vec::new(),
         warnings: Vec::new(),
         violations: Vec::new(),
+        weights: Vec::new(),
         performance: None,
         quality: None,
         evaluation: None,

@@ -6,7 +6,7 @@ use qbench_core::{
     data::{DataError, Dataset},
     invariants::Violation,
     measure::sampling::SamplingSettings,
-    results::{Evaluation, LayerExecution, Performance, Quality},
+    results::{Evaluation, LayerExecution, Performance, Quality, WeightMemory},
 };
 use qbench_sdk::DType;
 use serde::{Deserialize, Serialize};
@@ -100,6 +100,8 @@ pub struct CellOutcome {
     pub warnings: Vec<String>,
     /// What must hold and did not: the cell is invalid.
     pub violations: Vec<Violation>,
+    /// Every weight of a performance cell's model.
+    pub weights: Vec<WeightMemory>,
     pub performance: Option<Performance>,
     pub quality: Option<Quality>,
     pub evaluation: Option<Evaluation>,

@@ -8,11 +8,11 @@ use qbench_core::{
     results::LayerExecution,
 };
 use qbench_sdk::{
-    Backend, Model,
+    Backend, Model, QuantScheme,
     backend::{DeviceInfo, Execution, LoadRequest, ModelInfo},
 };
 
-use super::CellJob;
+use super::{CellJob, witness::Witness};
 use crate::{hash::sha256_of_file, plugins};
 
 /// A loaded model with what the host knows of it.
@@ -28,6 +28,12 @@ pub(super) struct Loaded {
     /// Bytes of the weights that were quantised in that time, as the checkpoint stores them.
     pub quantize_source_bytes: u64,
     pub execution: Vec<LayerExecution>,
+    /// What the backend answered for each layout kind before loading.
+    pub negotiated: Vec<(String, Execution)>,
+    /// Scratch that the scheme's own products may hold.
+    pub scheme_workspace_bytes: u64,
+    /// What the system counts since before loading, or why it does not.
+    pub witness: Result<Witness, String>,
 }
 
 /// Opens the model's checkpoint.
@@ -45,15 +51,23 @@ pub(super) fn load(job: &CellJob, checkpoint: &Arc<Checkpoint>) -> Result<Loaded
         .with_context(|| format!("backend `{}`", job.backend.info.id))?;
     let device = find_device(backend.as_ref(), job)?;
     let policy = ModulePolicy::new(&job.skip, &job.only)?;
+    let scheme: Arc<dyn QuantScheme> = Arc::from(scheme);
     let weights = StoredWeights::new(
         checkpoint.clone(),
-        Arc::from(scheme),
+        scheme.clone(),
         &policy,
         job.compute,
         job.threads,
     )?;
     let weights = Arc::new(weights);
-    negotiate(backend.as_ref(), job, &weights)?;
+    let negotiated = negotiate(backend.as_ref(), job, &weights)?;
+    let layouts = weights.layouts();
+    let scheme_workspace_bytes = layouts
+        .iter()
+        .map(|(layout, _)| scheme.workspace_bytes(layout))
+        .max()
+        .unwrap_or_default();
+    let witness = Witness::start(&device);
 
     let start = Instant::now();
     let mut model = backend
@@ -89,6 +103,9 @@ pub(super) fn load(job: &CellJob, checkpoint: &Arc<Checkpoint>) -> Result<Loaded
         quantize_seconds,
         quantize_source_bytes,
         execution,
+        negotiated,
+        scheme_workspace_bytes,
+        witness,
     })
 }
 
@@ -120,14 +137,19 @@ fn find_device(backend: &dyn Backend, job: &CellJob) -> Result<DeviceInfo> {
         })
 }
 
-/// Asks the backend about every layout before anything is quantised or loaded.
-fn negotiate(backend: &dyn Backend, job: &CellJob, weights: &StoredWeights) -> Result<()> {
+/// Asks the backend about every layout before anything is quantised or loaded; the answers by layout kind.
+fn negotiate(
+    backend: &dyn Backend,
+    job: &CellJob,
+    weights: &StoredWeights,
+) -> Result<Vec<(String, Execution)>> {
+    let mut answers = Vec::new();
     for (layout, _) in weights.layouts() {
         let execution = match weights.cuda_kernel(&layout)? {
             Some(kernel) => backend.negotiate_with_kernel(&job.device, &layout, job.compute, &kernel)?,
             None => backend.negotiate(&job.device, &layout, job.compute)?,
         };
-        if let Execution::Unsupported { reason } = execution {
+        if let Execution::Unsupported { reason } = &execution {
             bail!(
                 "backend `{}` cannot run mode `{}` ({}): {reason}",
                 job.backend.info.id,
@@ -135,8 +157,9 @@ fn negotiate(backend: &dyn Backend, job: &CellJob, weights: &StoredWeights) -> R
                 layout.kind()
             );
         }
+        answers.push((layout.kind().to_owned(), execution));
     }
-    Ok(())
+    Ok(answers)
 }
 
 /// How many weights run in which way, by the model's own account after loading.

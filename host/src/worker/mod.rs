@@ -6,7 +6,10 @@ mod job;
 mod layers;
 mod load;
 mod performance;
+mod probe;
 mod quality;
+mod resources;
+mod witness;
 mod workload;
 
 pub use job::{CellJob, CellOutcome, DataSource, Question, Task};

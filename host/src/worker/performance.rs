@@ -7,7 +7,7 @@ use qbench_core::{
     invariants::finite_outputs,
     measure::{
         clock::WallClock,
-        energy::EnergyMeter,
+        energy::TimedRegion,
         flops::{
             AttentionPairs, DecoderShape, OutputHead, flops_per_sequence_exact, flops_per_sequence_original,
         },
@@ -21,8 +21,11 @@ use qbench_core::{
 use super::{
     CellJob, CellOutcome,
     load::{Loaded, load, open_checkpoint},
+    probe,
+    resources::{self, Accounts},
     workload::{Prepared, prepare},
 };
+use crate::energy::{self, Recorder};
 
 pub(super) fn run(
     job: &CellJob,
@@ -42,11 +45,14 @@ pub(super) fn run(
     );
 
     let mut loaded = load(job, &checkpoint)?;
-    let before = loaded.model.memory()?;
-    let host = loaded.weights.memory();
-    let host_bytes = host.mapped_bytes + host.owned_bytes;
-    let static_bytes = host_bytes + before.allocated;
-    let meter = meter(job);
+    let (weights, mut violations) = resources::weights(job, &loaded);
+    let accounts = Accounts::open(&loaded)?;
+    let mut recorder = energy::open(&loaded.device).map(Recorder::start);
+    let mut nobody = ();
+    let region: &mut dyn TimedRegion = match &mut recorder {
+        Ok(recorder) => recorder,
+        Err(_) => &mut nobody,
+    };
     let timing = time_batches(
         loaded.model.as_mut(),
         loaded.info.layers,
@@ -55,43 +61,45 @@ pub(super) fn run(
         sampling,
         job.seed,
         &WallClock::start(),
-        meter.as_ref().ok(),
+        region,
     )?;
-    let memory = loaded.model.memory()?;
+    let energy = recorder.and_then(Recorder::finish).map(|(energy, _)| energy);
+    let memory = accounts.close(&loaded, &weights)?;
+    let host_bytes = memory.host_mapped_bytes + memory.host_owned_bytes;
+    let shape = (loaded.info.layers, loaded.info.hidden_size);
+    let witness = loaded.witness.as_ref().ok();
+    let probe = probe::run(loaded.model.as_mut(), shape, &batches[0], witness)?;
+    violations.extend(finite_outputs(timing.non_finite_outputs, timing.outputs));
+    violations.extend(resources::violations(job, &loaded, &memory, &probe));
 
     let performance = Performance {
         tokenize_seconds,
         load_seconds: loaded.load_seconds,
         quantize_seconds: loaded.quantize_seconds,
         quantize_source_bytes: loaded.quantize_source_bytes,
-        static_bytes: Some(static_bytes),
-        peak_bytes: Some(host_bytes + memory.peak_allocated),
-        memory_measured_by: format!("host buffers + {}", memory.measured_by),
-        energy_joules: timing.joules,
-        energy_reason: meter.err().unwrap_or_default(),
+        static_bytes: Some(host_bytes + memory.backend.loaded),
+        peak_bytes: Some(host_bytes + memory.backend.peak),
+        memory_measured_by: format!("host buffers + {}", loaded.model.memory()?.measured_by),
+        memory: Some(memory),
+        probe: Some(probe),
+        energy_joules: energy.as_ref().ok().and_then(|energy| energy.gross_joules),
+        energy_reason: match &energy {
+            Ok(energy) => energy.notes.join("; "),
+            Err(reason) => reason.clone(),
+        },
+        energy: energy.ok(),
         commit: job.commit.clone(),
         threads: job.threads,
         ..describe(&prepared, &batches, timing.timed.passes, &loaded, job)
     }
     .with_times(timing.warm_up, timing.timed, job.seed);
-    let violations = finite_outputs(timing.non_finite_outputs, timing.outputs)
-        .into_iter()
-        .collect();
     Ok(CellOutcome {
         execution: loaded.execution,
         violations,
+        weights,
         performance: Some(performance),
         ..CellOutcome::default()
     })
-}
-
-/// The processor's energy counters; a device has its own meter.
-fn meter(job: &CellJob) -> Result<EnergyMeter, String> {
-    if job.device.starts_with("cpu") {
-        EnergyMeter::open()
-    } else {
-        Err(format!("no energy meter for device {}", job.device))
-    }
 }
 
 /// Everything that follows from the sequences, run `passes` times, and the model's shape.

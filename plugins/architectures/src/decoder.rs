@@ -102,6 +102,11 @@ impl<O: Ops> Decoder<O> {
         &self.weights
     }
 
+    /// Bytes of the tables that passes have made so far.
+    pub fn table_bytes(&self) -> u64 {
+        self.rope.bytes()
+    }
+
     /// Runs `batch` and writes what `output` asks for, always through all layers.
     ///
     /// Positions are counted from 0 through padding, as transformers does without `position_ids`.

@@ -44,6 +44,7 @@ impl<O: Ops> Model for DecoderModel<O> {
             intermediate_size: config.intermediate_size,
             max_positions: config.max_positions,
             deterministic: self.ops.deterministic(),
+            workspace_bytes: self.decoder.table_bytes() + self.ops.workspace_bytes(),
             weights: self.decoder.weights().to_vec(),
         })
     }

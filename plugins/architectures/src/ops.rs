@@ -239,6 +239,11 @@ pub trait Ops: Send {
     /// A fault of the device.
     fn memory(&self) -> Result<Memory>;
 
+    /// Bytes that the operations may keep besides weights and caches: scratch of their products.
+    fn workspace_bytes(&self) -> u64 {
+        0
+    }
+
     /// Starts a new peak from what is held now.
     ///
     /// # Errors

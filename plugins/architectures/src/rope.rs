@@ -26,6 +26,12 @@ impl RopeTable {
         }
     }
 
+    /// Bytes of the tables, with the room that they have to grow.
+    pub(crate) fn bytes(&self) -> u64 {
+        let values = self.frequencies.capacity() + self.cos.capacity() + self.sin.capacity();
+        (values * size_of::<f32>()) as u64
+    }
+
     /// Cosines and sines of the positions `first .. first + count`, each `[count, head_dim / 2]`.
     pub(crate) fn rows(&mut self, first: usize, count: usize) -> (&[f32], &[f32]) {
         let half = self.frequencies.len();

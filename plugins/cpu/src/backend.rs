@@ -88,7 +88,8 @@ struct CpuModel {
 
 impl Model for CpuModel {
     fn info(&self) -> Result<ModelInfo> {
-        self.decoder.info()
+        // What it may keep depends on the threads that it runs on.
+        self.pool.install(|| self.decoder.info())
     }
 
     fn forward(&mut self, batch: TokenBatch<'_>, output: &mut ForwardOutput<'_>) -> Result<()> {

@@ -15,6 +15,9 @@ use crate::{
     linear::Linear,
 };
 
+/// The library gemm keeps a slab of the size of the second-level cache for each thread; no processor has a larger one.
+const SLAB_BYTES: u64 = 4 << 20;
+
 /// Operations of one precision, on the rayon pool that they are called in.
 pub(crate) struct CpuOps {
     precision: DType,
@@ -283,6 +286,10 @@ impl Ops for CpuOps {
             reserved: None,
             measured_by: "allocations of the cpu plugin".to_owned(),
         })
+    }
+
+    fn workspace_bytes(&self) -> u64 {
+        rayon::current_num_threads() as u64 * SLAB_BYTES
     }
 
     fn reset_peak_memory(&self) -> Result<()> {

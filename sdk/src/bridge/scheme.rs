@@ -192,12 +192,12 @@ impl QuantScheme for ImportedScheme {
     }
 
     fn workspace_bytes(&self, layout: &Layout) -> u64 {
-        // The declaration travels with the plan of the layout's shape; a scheme that cannot plan declares nothing.
-        let source = DType::F32.to_code();
-        from_abi(
-            self.scheme
-                .plan(layout.rows() as u64, layout.cols() as u64, source),
-        )
-        .map_or(0, |plan| plan.workspace_bytes)
+        // The declaration travels with a plan, and a plan's layout may depend on the type that it is made from.
+        let (rows, cols) = (layout.rows() as u64, layout.cols() as u64);
+        [DType::F32, DType::BF16, DType::F16]
+            .into_iter()
+            .filter_map(|source| from_abi(self.scheme.plan(rows, cols, source.to_code())).ok())
+            .find(|plan| convert::plan_from_abi(plan).is_ok_and(|planned| planned == *layout))
+            .map_or(0, |plan| plan.workspace_bytes)
     }
 }

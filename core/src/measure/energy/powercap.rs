@@ -8,26 +8,43 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::{Pace, Sample, Sampler};
+
 /// Where Linux shows the counters.
 const POWERCAP: &str = "/sys/class/powercap";
 
 /// Counters of the processor's packages and memories.
 #[derive(Debug)]
-pub struct EnergyMeter {
+pub struct Powercap {
     domains: Vec<Domain>,
 }
 
 #[derive(Debug)]
 struct Domain {
+    name: String,
     counter: PathBuf,
     range_microjoules: u64,
+    /// The counter at the last reading.
+    last: u64,
+    /// Microjoules since the first reading.
+    total: u64,
 }
 
-/// The counters at a moment, in microjoules.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EnergyReading(Vec<u64>);
+impl Domain {
+    /// Microjoules since the first reading, a wrap-around since the last one taken into account.
+    fn read(&mut self) -> Result<u64, String> {
+        let now = read_number(&self.counter)?;
+        self.total += if now >= self.last {
+            now - self.last
+        } else {
+            self.range_microjoules - self.last + now
+        };
+        self.last = now;
+        Ok(self.total)
+    }
+}
 
-impl EnergyMeter {
+impl Powercap {
     /// Finds this machine's counters.
     ///
     /// # Errors
@@ -50,7 +67,7 @@ impl EnergyMeter {
                 continue;
             }
             let counter = directory.join("energy_uj");
-            read_number(&counter).map_err(|error| {
+            let last = read_number(&counter).map_err(|error| {
                 format!(
                     "no energy reading: {} cannot be read ({error}); on most systems only root may",
                     counter.display()
@@ -63,8 +80,11 @@ impl EnergyMeter {
                 )
             })?;
             domains.push(Domain {
+                name: name.trim().to_owned(),
                 counter,
                 range_microjoules,
+                last,
+                total: 0,
             });
         }
         if domains.is_empty() {
@@ -75,31 +95,30 @@ impl EnergyMeter {
         }
         Ok(Self { domains })
     }
+}
 
-    /// The counters now; `None` when one cannot be read any more.
-    pub fn read(&self) -> Option<EnergyReading> {
-        self.domains
-            .iter()
-            .map(|domain| read_number(&domain.counter).ok())
-            .collect::<Option<_>>()
-            .map(EnergyReading)
+impl Sampler for Powercap {
+    fn source(&self) -> String {
+        let mut names: Vec<&str> = self.domains.iter().map(|domain| domain.name.as_str()).collect();
+        names.sort_unstable();
+        format!("powercap: {}", names.join(", "))
     }
 
-    /// Joules between two readings, wrap-arounds taken into account.
-    pub fn joules_between(&self, before: &EnergyReading, after: &EnergyReading) -> f64 {
-        let microjoules: u64 = self
-            .domains
-            .iter()
-            .zip(before.0.iter().zip(&after.0))
-            .map(|(domain, (&before, &after))| {
-                if after >= before {
-                    after - before
-                } else {
-                    domain.range_microjoules - before + after
-                }
-            })
-            .sum();
-        microjoules as f64 / 1e6
+    fn pace(&self) -> Pace {
+        Pace::Edges
+    }
+
+    fn read(&mut self) -> Result<Sample, String> {
+        let mut microjoules = 0;
+        for domain in &mut self.domains {
+            microjoules += domain
+                .read()
+                .map_err(|error| format!("{}: {error}", domain.counter.display()))?;
+        }
+        Ok(Sample {
+            counter_joules: Some(microjoules as f64 / 1e6),
+            ..Sample::default()
+        })
     }
 }
 
@@ -128,30 +147,37 @@ mod tests {
         domain(root.path(), "intel-rapl:0", "package-0", "900000\n");
         domain(root.path(), "intel-rapl:0:0", "core", "5\n");
         domain(root.path(), "intel-rapl:0:1", "dram", "100\n");
-        let meter = EnergyMeter::open_at(root.path()).unwrap();
-        let before = meter.read().unwrap();
+        let mut meter = Powercap::open_at(root.path()).unwrap();
+        assert_eq!(meter.source(), "powercap: dram, package-0");
+        assert_eq!(meter.read().unwrap().counter_joules, Some(0.0));
         domain(root.path(), "intel-rapl:0", "package-0", "400000\n");
         domain(root.path(), "intel-rapl:0:1", "dram", "500100\n");
         // The package wrapped around at 1 J: 0.1 J to the range's end and 0.4 J after it; the memory used 0.5 J.
-        assert_eq!(meter.joules_between(&before, &meter.read().unwrap()), 1.0);
+        assert_eq!(meter.read().unwrap().counter_joules, Some(1.0));
+        domain(root.path(), "intel-rapl:0", "package-0", "300000\n");
+        assert_eq!(
+            meter.read().unwrap().counter_joules,
+            Some(1.9),
+            "once around but for 0.1 J"
+        );
     }
 
     #[test]
     fn a_missing_counter_is_explained() {
         let root = tempfile::tempdir().unwrap();
         assert!(
-            EnergyMeter::open_at(&root.path().join("none"))
+            Powercap::open_at(&root.path().join("none"))
                 .unwrap_err()
                 .contains("no energy counters")
         );
         assert!(
-            EnergyMeter::open_at(root.path())
+            Powercap::open_at(root.path())
                 .unwrap_err()
                 .contains("no processor package")
         );
         domain(root.path(), "intel-rapl:0", "package-0", "not a number");
         assert!(
-            EnergyMeter::open_at(root.path())
+            Powercap::open_at(root.path())
                 .unwrap_err()
                 .contains("not a number")
         );
