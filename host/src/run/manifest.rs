@@ -61,7 +61,7 @@ pub struct Manifest {
     /// Why there is no GPU.
     gpu_reason: String,
     plan: Value,
-    /// Performance cells in the order in which they run, then those of quality.
+    /// Performance cells in the order in which they run, then those of quality and of single layers.
     cells: Vec<Cell>,
     /// How each mode's weights were stored and run; filled at the end.
     weights: BTreeMap<String, Vec<ExecutedWeight>>,
@@ -194,6 +194,7 @@ fn cells(schedule: &Schedule) -> Vec<Cell> {
         .performance
         .iter()
         .chain(quality)
+        .chain(&schedule.layers)
         .map(|planned| planned.cell.clone())
         .collect()
 }

@@ -53,6 +53,11 @@ impl QuantScheme for Copying {
         Ok(())
     }
 
+    /// Twice the bytes of the layout, which depend on the type that it is made from.
+    fn workspace_bytes(&self, layout: &Layout) -> u64 {
+        2 * layout.bytes() as u64
+    }
+
     fn cuda_kernel(&self, layout: &Layout) -> Result<Option<CudaKernel>> {
         match layout.rows() {
             2 => Ok(Some(kernel())),
@@ -277,6 +282,15 @@ fn a_scheme_fills_the_hosts_buffers() {
         .dequantize(&layout, &[&buffer], 1, &mut out, CallContext::single_threaded())
         .unwrap();
     assert_eq!(row, [5, 6, 7, 8]);
+}
+
+#[test]
+fn declared_workspace_is_that_of_the_layout_asked_about() {
+    let scheme = plugin().open_scheme("copy", &Options::none()).unwrap();
+    for dtype in [DType::F32, DType::BF16] {
+        let layout = scheme.layout(2, 3, dtype).unwrap();
+        assert_eq!(scheme.workspace_bytes(&layout), 2 * 6 * dtype.size() as u64);
+    }
 }
 
 #[test]
