@@ -35,7 +35,10 @@ fn the_manifest_and_the_memory_table_tell_what_was_run() {
         .lines()
         .find(|line| line.contains("4bit_nf4") && line.contains("layers.0.mlp.down_proj.weight"))
         .unwrap();
-    assert!(line.contains("qbench.block-codebook/1") && line.contains("4.50"), "{line}");
+    assert!(
+        line.contains("qbench.block-codebook/1") && line.contains("4.50"),
+        "{line}"
+    );
 
     let first = manifest(outdir.path());
     assert_eq!(first["schema"], "qbench.manifest/1");
@@ -47,18 +50,28 @@ fn the_manifest_and_the_memory_table_tell_what_was_run() {
     assert_eq!(first["cells"].as_array().unwrap().len(), 2);
     assert_eq!(first["outcome"]["ok"], 2);
     let weights = first["weights"]["4bit_nf4"].as_array().unwrap();
-    assert!(weights.iter().any(|weight| weight["execution"].as_str().unwrap().starts_with("native")));
+    assert!(
+        weights
+            .iter()
+            .any(|weight| weight["execution"].as_str().unwrap().starts_with("native"))
+    );
     assert!(!first["finished"].as_str().unwrap().is_empty());
     assert!(first["gpu"].is_null() && !first["gpu_reason"].as_str().unwrap().is_empty());
 
     let table = rows(&outdir.path().join("analysis/memory_table.csv"));
-    assert_eq!(table.len(), weights.len() + first["weights"]["standard"].as_array().unwrap().len());
+    assert_eq!(
+        table.len(),
+        weights.len() + first["weights"]["standard"].as_array().unwrap().len()
+    );
 
     run();
     let second = manifest(outdir.path());
     assert_eq!(second["earlier"].as_array().unwrap().len(), 1);
     assert_eq!(second["earlier"][0]["started"], first["started"]);
-    assert_eq!(second["weights"], first["weights"], "kept cells tell of their weights as well");
+    assert_eq!(
+        second["weights"], first["weights"],
+        "kept cells tell of their weights as well"
+    );
 }
 
 #[test]

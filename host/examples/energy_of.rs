@@ -3,10 +3,7 @@
 //! `energy_of cuda:0 TRACE.json COMMAND…` starts the command and waits until it prints `ready`, watches the idle device,
 //! writes an empty line to the command's standard input, takes the time from there to its line `done` for the work, and
 //! watches the idle device again. It prints the figures as JSON, and writes the trace.
-#![allow(
-    clippy::print_stdout,
-    reason = "a program for the command line"
-)]
+#![allow(clippy::print_stdout, reason = "a program for the command line")]
 
 use std::{
     env,

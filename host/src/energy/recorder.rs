@@ -16,7 +16,7 @@ use super::Opened;
 
 /// How long a device is watched idle, before and after.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long after the work the idle watch begins: power falls within some tenths of a second.
+/// How long after loading or the work the idle watch begins: power falls within some tenths of a second.
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// A recording under way.
@@ -60,6 +60,10 @@ impl Recorder {
             work: Window::default(),
             notes,
         };
+        if pace != Pace::Edges {
+            // Power settles after loading, and the counter moves before the window's start, as it must be seen to do.
+            thread::sleep(SETTLE);
+        }
         recorder.idle_before = recorder.idle();
         recorder
     }
@@ -231,7 +235,9 @@ mod tests {
             let (before, after) = (trace.idle_before.unwrap(), trace.idle_after.unwrap());
             assert!(before.end <= trace.work.start && trace.work.end < after.start);
             assert!(
-                energy.gross_joules.is_some() && energy.net_joules.is_some(),
+                energy.idle_before_watts.is_some()
+                    && energy.idle_after_watts.is_some()
+                    && energy.net_joules.is_some(),
                 "{energy:?}"
             );
             assert!(energy.notes.contains(&"a doubt".to_owned()));

@@ -192,3 +192,20 @@ fn a_recorded_trace_is_a_sampler() {
     }
     assert!(sampler.read().unwrap_err().contains("has ended"));
 }
+
+/// The figures are numpy's, see `tests/fixtures/energy/README.md`; it prints them to about 1e-12 of themselves.
+#[test]
+fn a_trace_of_a_real_card_gives_what_numpy_gives() {
+    let text = include_str!("../../../../tests/fixtures/energy/h200_half_load.json");
+    let energy = account(&serde_json::from_str(text).unwrap());
+    let expected = [
+        (energy.counter_joules, 2_102.224_487_559_446),
+        (energy.integrated_joules, 2_112.554_758_331_120_4),
+        (energy.idle_before_watts, 127.767_279_497_437_51),
+        (energy.idle_after_watts, 119.707_964_286_777_11),
+    ];
+    for (found, expected) in expected {
+        assert_near(found, expected, 1e-9 * expected);
+    }
+    assert_eq!(energy.notes, [] as [&str; 0]);
+}
