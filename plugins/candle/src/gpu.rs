@@ -19,8 +19,8 @@ use candle_core::{
 use half::{bf16, f16};
 use qbench_kernels::{
     CUdeviceptr, CUstream, Element, attention::Attention, codebook_dequantize::Dequantize, codebook_few,
-    codebook_many, elementwise::Elementwise, int8_any, int8_many, int8_quantize, norm::Norm, rope::Rope,
-    rows::Rows,
+    codebook_many, dense_few, elementwise::Elementwise, int8_any, int8_many, int8_quantize, norm::Norm,
+    rope::Rope, rows::Rows,
 };
 use qbench_sdk::{
     DType, Error, Result,
@@ -55,6 +55,7 @@ pub(crate) struct Kernels {
     pub(crate) codebook_few: codebook_few::Few,
     /// On Hopper only, as the other `many`.
     pub(crate) codebook_many: Option<codebook_many::Many>,
+    pub(crate) dense_few: dense_few::Few,
     pub(crate) dequantize: Dequantize,
     pub(crate) elementwise: Elementwise,
     pub(crate) int8_any: int8_any::Any,
@@ -281,6 +282,7 @@ impl Kernels {
             attention: Attention::load()?,
             codebook_few: codebook_few::Few::load()?,
             codebook_many: codebook_many::Many::load()?,
+            dense_few: dense_few::Few::load()?,
             dequantize: Dequantize::load()?,
             elementwise: Elementwise::load()?,
             int8_any: int8_any::Any::load()?,

@@ -71,6 +71,7 @@ fn folders() -> Vec<PathBuf> {
         .into_iter()
         .filter_map(env::var_os)
         .map(PathBuf::from)
+        .chain(pythons())
         .chain(env::var_os("HOME").map(|home| PathBuf::from(home).join(".local")))
         .chain(["/usr/local", "/usr"].map(PathBuf::from));
     for prefix in prefixes {
@@ -92,6 +93,15 @@ fn folders() -> Vec<PathBuf> {
     );
     folders.push("/usr/local/cuda/lib64".into());
     folders
+}
+
+/// The environments of the `python3`s that a shell would find: PyTorch's wheels bring CUDA's libraries.
+fn pythons() -> Vec<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .filter(|folder| folder.is_absolute() && folder.join("python3").exists())
+        .filter_map(|folder| Some(folder.parent()?.to_path_buf()))
+        .collect()
 }
 
 /// What a folder holds, in order; nothing where it cannot be read.

@@ -3,7 +3,11 @@
 use candle_core::Tensor;
 use qbench_architectures::Loaded;
 use qbench_kernels::{
-    CUdeviceptr, Codebook, Element, Int8, Scales, codebook_few::MOST_TOKENS, codebook_many, int8_many,
+    CUdeviceptr, Codebook, Element, Int8, Scales,
+    codebook_few::MOST_TOKENS,
+    codebook_many,
+    dense_few::{self, Shape},
+    int8_many,
     int8_quantize::Activations,
 };
 use qbench_sdk::{
@@ -16,7 +20,7 @@ use qbench_sdk::{
 use crate::{
     error,
     gpu::{Buffer, Gpu, address, element},
-    product::{self, Shape},
+    product,
 };
 
 /// The major compute capability of Hopper, whose products the fused kernels use.
@@ -61,10 +65,14 @@ pub(crate) fn execution(layout: &Layout, precision: DType, major: i32) -> Execut
             unsupported(format!("dense {} values without a scale", dense.dtype))
         }
         Layout::Dense(dense) if dense.dtype != precision => native(format!(
-            "cuBLAS {precision}, {} turned into it at load",
+            "dense_few to {} tokens, cuBLAS {precision} beyond, {} turned into it at load",
+            dense_few::MOST_TOKENS,
             dense.dtype
         )),
-        Layout::Dense(_) => native(format!("cuBLAS {precision}")),
+        Layout::Dense(_) => native(format!(
+            "dense_few to {} tokens, cuBLAS {precision} beyond",
+            dense_few::MOST_TOKENS
+        )),
         Layout::BlockCodebook(layout) if layout.bits == 4 => {
             let fused = element(precision).is_ok_and(|element| {
                 codebook_many::Many::fits(&codebook_at(layout, &[0; 6]), element) && major == HOPPER

@@ -13,6 +13,7 @@ pub mod codebook_dequantize;
 pub mod codebook_few;
 pub mod codebook_many;
 pub mod codebook_quantize;
+pub mod dense_few;
 mod driver;
 pub mod elementwise;
 mod error;
