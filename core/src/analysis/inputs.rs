@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::AnalysisError;
+use super::timing::{TimedCell, timed_cells};
 use crate::results::{
     BenchmarkRow, Cell, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
     WeightMemory, quality_rows, read_benchmarks, read_journal, read_quality,
@@ -17,6 +18,8 @@ pub struct Inputs {
     pub sources: Vec<PathBuf>,
     /// Rows of all benchmark tables, failed ones included.
     pub rows: Vec<BenchmarkRow>,
+    /// The performance cells of the journal over their repeats.
+    pub timed: Vec<TimedCell>,
     /// Rows of the quality table; empty when quality is skipped.
     pub quality: Vec<QualityRow>,
     /// The quality records of the journal, from which the quality tables can be written.
@@ -59,6 +62,7 @@ impl Inputs {
                 }
             }
         }
+        inputs.timed = timed_cells(&journal.records);
         if !skip_quality {
             let (quality, evaluations) = journal
                 .records

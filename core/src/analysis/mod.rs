@@ -12,6 +12,7 @@ mod performance;
 mod quality;
 mod summary_file;
 mod table;
+mod timing;
 
 use std::fs;
 use std::io;
@@ -28,6 +29,7 @@ pub use performance::{
 pub use quality::QualityRows;
 pub use summary_file::{SummaryRow, read_quant_summary};
 pub use table::{Field, Table, rounded};
+pub use timing::{TimedCell, only_cell, timed_cells, timing_analysis};
 
 use crate::figures::{self, FigureError};
 use crate::report;
@@ -41,9 +43,10 @@ pub const REPORT_FILE: &str = "performance_report.txt";
 
 /// Files about performance that an analysis writes only when there is something to say. What an earlier analysis left
 /// of them is removed, so that an output directory never shows numbers of another run.
-const OPTIONAL_FILES: [&str; 9] = [
+const OPTIONAL_FILES: [&str; 10] = [
     "memory_analysis.csv",
     "energy_analysis.csv",
+    "timing_analysis.csv",
     "throughput_comparison.png",
     "memory_comparison.png",
     "latency_comparison.png",
@@ -161,6 +164,7 @@ pub fn analyze(
             Some(quant_summary(&modes)),
             memory_analysis(&modes),
             Some(throughput_comparison(&modes)),
+            timing_analysis(&inputs.timed),
             energy_analysis(&modes),
             Some(best_performers(&inputs.rows)),
             memory_table(&inputs.weights),

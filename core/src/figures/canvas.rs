@@ -137,6 +137,31 @@ impl Canvas<'_> {
         }
     }
 
+    /// A dashed line in any direction.
+    pub(super) fn dashed_between(
+        &mut self,
+        (from, to): ((i32, i32), (i32, i32)),
+        colour: RGBColor,
+        width: i32,
+    ) {
+        const DASH: f64 = 18.0;
+        const PERIOD: f64 = 30.0;
+        let (across, down) = (f64::from(to.0 - from.0), f64::from(to.1 - from.1));
+        let length = across.hypot(down);
+        let at = |along: f64| {
+            let share = (along / length).min(1.0);
+            (
+                from.0 + (across * share).round() as i32,
+                from.1 + (down * share).round() as i32,
+            )
+        };
+        let mut along = 0.0;
+        while along < length {
+            self.line(at(along), at(along + DASH), colour, width);
+            along += PERIOD;
+        }
+    }
+
     /// The outline of a rectangle, inside of it.
     pub(super) fn frame(&mut self, area: Area, colour: RGBColor, width: i32) {
         let Area {

@@ -50,7 +50,7 @@ pub fn draw(inputs: &Inputs, directory: &Path) -> Result<Vec<PathBuf>, FigureErr
         colours: palette::colours(&names),
         names,
     };
-    let mut files = performance::draw(&inputs.rows, &groups, &modes, directory)?;
+    let mut files = performance::draw(inputs, &groups, &modes, directory)?;
     files.extend(quality::draw(&inputs.quality, &quality, &modes, directory)?);
     files.extend(evaluations::draw(inputs, &groups, &modes, directory)?);
     Ok(files)

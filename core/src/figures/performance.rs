@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::ScaleKind;
-use super::tradeoff::{self, TradeoffPoint};
+use super::tradeoff::{self, Place, TradeoffPoint};
 use super::{FigureError, describe};
-use crate::analysis::{ModeRows, performance_mixture};
+use crate::analysis::{Inputs, ModeRows, TimedCell, only_cell, performance_mixture};
 use crate::results::BenchmarkRow;
-use crate::statistics::Summary;
+use crate::statistics::{Interval, Summary, mean_interval};
 
 /// Significant digits of the labels at bars.
 const DIGITS: usize = 3;
@@ -19,15 +19,17 @@ type Column = fn(&BenchmarkRow) -> Option<f64>;
 
 /// Draws the figures whose columns were measured.
 pub(super) fn draw(
-    rows: &[BenchmarkRow],
+    inputs: &Inputs,
     groups: &[ModeRows],
     modes: &Modes,
     directory: &Path,
 ) -> Result<Vec<PathBuf>, FigureError> {
     let modes = modes.only(|mode| groups.iter().any(|group| group.mode == mode));
-    let ok: Vec<&BenchmarkRow> = rows.iter().filter(|row| row.is_ok()).collect();
+    let ok: Vec<&BenchmarkRow> = inputs.rows.iter().filter(|row| row.is_ok()).collect();
     let subtitle = subtitle(&ok);
-    let page = |title: &str, panels: Vec<Panel>, variants: &[&str]| {
+    let timed = timed(&inputs.timed, groups);
+    let spread = notes(&ok, groups, "Bars", "Error bars");
+    let page = |title: &str, panels: Vec<Panel>, variants: &[&str], notes: &str| {
         let panels: Vec<Panel> = panels
             .into_iter()
             .filter(|panel| !panel.marks.is_empty())
@@ -38,23 +40,32 @@ pub(super) fn draw(
             columns: panels.len().clamp(1, 2),
             panels,
             variants: variants.iter().map(|&name| name.to_owned()).collect(),
-            notes: notes(&ok, groups, "Bars", "Error bars"),
+            notes: notes.to_owned(),
             modes: &modes,
         }
     };
+    let time_notes = timed.as_ref().map_or_else(
+        || spread.clone(),
+        |cells| format!("Bars: {}", notes_on_times(cells)),
+    );
+    let throughput = time_panel(
+        "Throughput (tokens/s)",
+        groups,
+        timed.as_deref(),
+        TimedCell::tokens_per_second,
+        |row| row.tokens_per_s,
+    );
+    let latency = time_panel(
+        "Time per batch (ms)",
+        groups,
+        timed.as_deref(),
+        milliseconds,
+        |row| row.E2EL_ms,
+    );
     let pages = [
         (
             "throughput_comparison.png",
-            page(
-                "Throughput by mode",
-                vec![bars(
-                    "",
-                    "Throughput (tokens/s)",
-                    groups,
-                    &[|row| row.tokens_per_s],
-                )],
-                &[],
-            ),
+            page("Throughput by mode", vec![throughput], &[], &time_notes),
         ),
         (
             "memory_comparison.png",
@@ -67,15 +78,12 @@ pub(super) fn draw(
                     &[|row| row.static_vram_GB, |row| row.peak_vram_GB],
                 )],
                 &["model loaded", "peak while running"],
+                &spread,
             ),
         ),
         (
             "latency_comparison.png",
-            page(
-                "Latency by mode",
-                vec![bars("", "Time per batch (ms)", groups, &[|row| row.E2EL_ms])],
-                &[],
-            ),
+            page("Latency by mode", vec![latency], &[], &time_notes),
         ),
         (
             "energy_efficiency.png",
@@ -91,6 +99,7 @@ pub(super) fn draw(
                     bars("Power", "Mean power (W)", groups, &[|row| row.avg_power_W]),
                 ],
                 &[],
+                &spread,
             ),
         ),
     ];
@@ -113,20 +122,112 @@ pub(super) fn draw(
             files.push(path);
         }
     }
-    let points = tradeoff_points(groups);
-    if !points.is_empty() {
-        let path = directory.join("performance_memory_tradeoff.png");
-        let notes = notes(&ok, groups, "Large points", "Lines");
-        let notes = format!("{notes} Small points: single rows. Better is up and left.");
-        tradeoff::save(
-            &path,
-            ("Throughput against memory", &subtitle, &notes),
-            &points,
-            &modes,
-        )?;
-        files.push(path);
-    }
+    files.extend(draw_tradeoff(
+        &ok,
+        groups,
+        timed.as_deref(),
+        &subtitle,
+        &modes,
+        directory,
+    )?);
     Ok(files)
+}
+
+/// Throughput against memory; `None` where one of them was not measured.
+fn draw_tradeoff(
+    rows: &[&BenchmarkRow],
+    groups: &[ModeRows],
+    timed: Option<&[&TimedCell]>,
+    subtitle: &str,
+    modes: &Modes,
+    directory: &Path,
+) -> Result<Option<PathBuf>, FigureError> {
+    let points = tradeoff_points(groups, timed);
+    if points.is_empty() {
+        return Ok(None);
+    }
+    let what = match timed {
+        Some(cells) => format!(
+            "Large points: {} Across: mean peak memory, its 95 % interval by Student's t.",
+            notes_on_times(cells)
+        ),
+        None => notes(rows, groups, "Large points", "Lines"),
+    };
+    let notes = format!(
+        "{what} Small points: single rows. Better is up and left; the dashed line joins the modes that no other mode \
+         beats in both."
+    );
+    let path = directory.join("performance_memory_tradeoff.png");
+    tradeoff::save(
+        &path,
+        ("Throughput against memory", subtitle, &notes),
+        &points,
+        modes,
+    )?;
+    Ok(Some(path))
+}
+
+/// The cell of every mode, where each was timed in one setting.
+fn timed<'a>(cells: &'a [TimedCell], groups: &[ModeRows]) -> Option<Vec<&'a TimedCell>> {
+    groups.iter().map(|group| only_cell(cells, group.mode)).collect()
+}
+
+fn milliseconds(cell: &TimedCell) -> (f64, Option<Interval>) {
+    let ends = cell.interval.map(|interval| Interval {
+        low: interval.low * 1e3,
+        high: interval.high * 1e3,
+    });
+    (cell.typical * 1e3, ends)
+}
+
+/// Bars of typical times or rates with their intervals, where they are known for every mode; else of the column's means.
+fn time_panel(
+    axis: &str,
+    groups: &[ModeRows],
+    timed: Option<&[&TimedCell]>,
+    value: fn(&TimedCell) -> (f64, Option<Interval>),
+    column: Column,
+) -> Panel {
+    let Some(cells) = timed else {
+        return bars("", axis, groups, &[column]);
+    };
+    let marks = cells.iter().enumerate().map(|(mode, cell)| {
+        let (value, interval) = value(cell);
+        Mark {
+            mode,
+            variant: 0,
+            value,
+            range: interval.map(|interval| (interval.low, interval.high)),
+            extreme: None,
+        }
+    });
+    panel("", axis, 1, marks.collect())
+}
+
+/// What typical times and their intervals are, and how far they can be trusted.
+fn notes_on_times(cells: &[&TimedCell]) -> String {
+    let (fewest, most) = cells.iter().fold((usize::MAX, 0), |(fewest, most), cell| {
+        (fewest.min(cell.blocks), most.max(cell.blocks))
+    });
+    let repeats = match (fewest, most) {
+        (1, 1) => "one repeat".to_owned(),
+        (fewest, most) if fewest == most => format!("{most} repeats"),
+        (fewest, most) => format!("{fewest} to {most} repeats"),
+    };
+    let (converged, all) = cells.iter().fold((0, 0), |(converged, all), cell| {
+        (converged + cell.converged, all + cell.blocks)
+    });
+    let doubt = if converged == all {
+        String::new()
+    } else {
+        format!(
+            " Not converged within the time budget: {} of {all} repeats.",
+            all - converged
+        )
+    };
+    format!(
+        "median over all batches of {repeats}, with its 95 % interval where there are samples enough.{doubt}"
+    )
 }
 
 fn bars(title: &str, axis: &str, groups: &[ModeRows], columns: &[Column]) -> Panel {
@@ -143,19 +244,32 @@ fn bars(title: &str, axis: &str, groups: &[ModeRows], columns: &[Column]) -> Pan
             })
         })
     });
+    panel(title, axis, columns.len(), marks.collect())
+}
+
+fn panel(title: &str, axis: &str, variants: usize, marks: Vec<Mark>) -> Panel {
     Panel {
         title: title.to_owned(),
         axis: axis.to_owned(),
         kind: ScaleKind::FromZero,
         digits: DIGITS,
-        variants: columns.len(),
-        marks: marks.collect(),
+        variants,
+        marks,
         reference: None,
         limit: f64::INFINITY,
     }
 }
 
-fn tradeoff_points(groups: &[ModeRows]) -> Vec<TradeoffPoint> {
+/// With the cells of all modes, typical rates with their intervals and memory with Student's; else means and deviations.
+fn tradeoff_points(groups: &[ModeRows], timed: Option<&[&TimedCell]>) -> Vec<TradeoffPoint> {
+    let with_deviation = |summary: Summary| Place {
+        value: summary.mean,
+        range: summary.std.map(|std| (summary.mean - std, summary.mean + std)),
+    };
+    let with_interval = |value: f64, interval: Option<Interval>| Place {
+        value,
+        range: interval.map(|interval| (interval.low, interval.high)),
+    };
     let point = |(mode, group): (usize, &ModeRows)| {
         let rows: Vec<(f64, f64)> = group
             .rows
@@ -165,8 +279,17 @@ fn tradeoff_points(groups: &[ModeRows]) -> Vec<TradeoffPoint> {
         let (memory, speed): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
         Some(TradeoffPoint {
             mode,
-            memory: Summary::of(&memory)?,
-            speed: Summary::of(&speed)?,
+            memory: match timed {
+                Some(_) => with_interval(Summary::of(&memory)?.mean, mean_interval(&memory)),
+                None => with_deviation(Summary::of(&memory)?),
+            },
+            speed: match timed.and_then(|cells| cells.get(mode)) {
+                Some(cell) => {
+                    let (rate, interval) = cell.tokens_per_second();
+                    with_interval(rate, interval)
+                }
+                None => with_deviation(Summary::of(&speed)?),
+            },
             rows,
         })
     };

@@ -5,20 +5,26 @@ use std::path::Path;
 use plotters::style::WHITE;
 
 use super::FigureError;
-use super::canvas::{Area, Canvas, GRID, INK, draw_picture, size};
+use super::canvas::{Area, Canvas, GREY, GRID, INK, draw_picture, size};
 use super::page::{BORDER, Heading, Modes, draw_notes, notes_height, wrap_notes};
 use super::scale::{Scale, ScaleKind};
 use super::text::{Align, NAME_SEPARATORS, TextFont};
-use crate::statistics::Summary;
+
+/// A value with the ends of its error bar.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) value: f64,
+    pub(super) range: Option<(f64, f64)>,
+}
 
 /// One mode of the figure.
 #[derive(Clone, Debug)]
 pub(super) struct TradeoffPoint {
     pub(super) mode: usize,
     /// Peak memory in GB.
-    pub(super) memory: Summary,
+    pub(super) memory: Place,
     /// Tokens per second.
-    pub(super) speed: Summary,
+    pub(super) speed: Place,
     /// The rows behind the means, memory and speed.
     pub(super) rows: Vec<(f64, f64)>,
 }
@@ -74,11 +80,20 @@ pub(super) fn save(
         plot.left = BORDER + 90 + widths.max().unwrap_or(0);
         let horizontal = Scale::covering(memory_kind, &memories, (plot.left, plot.right), 80);
         draw_axes(canvas, plot, &horizontal, &vertical);
+        for pair in front(points).windows(2) {
+            let [from, to] = [pair[0], pair[1]].map(|point| {
+                (
+                    horizontal.pixel(point.memory.value),
+                    vertical.pixel(point.speed.value),
+                )
+            });
+            canvas.dashed_between((from, to), GREY, 4);
+        }
         let mut places: Vec<(i32, i32)> = Vec::new();
         for point in points {
             let place = (
-                horizontal.pixel(point.memory.mean),
-                vertical.pixel(point.speed.mean),
+                horizontal.pixel(point.memory.value),
+                vertical.pixel(point.speed.value),
             );
             // A point over earlier ones is smaller, so that all stay visible.
             let close =
@@ -103,15 +118,32 @@ pub(super) fn save(
     })
 }
 
+/// The points of which no other has at most the memory and at least the speed, by memory (V. Pareto's front). Of equal
+/// points one is on it.
+fn front(points: &[TradeoffPoint]) -> Vec<&TradeoffPoint> {
+    let mut sorted: Vec<&TradeoffPoint> = points.iter().collect();
+    sorted.sort_by(|one, other| {
+        let memory = one.memory.value.total_cmp(&other.memory.value);
+        memory.then(other.speed.value.total_cmp(&one.speed.value))
+    });
+    let mut fastest = f64::NEG_INFINITY;
+    sorted.retain(|point| {
+        let beats = point.speed.value > fastest;
+        fastest = fastest.max(point.speed.value);
+        beats
+    });
+    sorted
+}
+
 fn all_values(
     points: &[TradeoffPoint],
-    summary: fn(&TradeoffPoint) -> Summary,
+    place: fn(&TradeoffPoint) -> Place,
     row: fn(&(f64, f64)) -> f64,
 ) -> Vec<f64> {
     let errors = points.iter().flat_map(|point| {
-        let Summary { mean, std, .. } = summary(point);
-        let std = std.unwrap_or(0.0);
-        [mean - std, mean + std]
+        let Place { value, range } = place(point);
+        let (low, high) = range.unwrap_or((value, value));
+        [low, value, high]
     });
     errors
         .chain(points.iter().flat_map(|point| point.rows.iter().map(row)))
@@ -197,11 +229,8 @@ fn draw_point(
     }
     // Error bars that the point would cover are not drawn.
     let reaches = |from: i32, to: i32| (from - to).abs() > 2 * radius + 8;
-    if let Some(std) = point.speed.std {
-        let ends = [
-            vertical.pixel(point.speed.mean - std),
-            vertical.pixel(point.speed.mean + std),
-        ];
+    if let Some((low, high)) = point.speed.range {
+        let ends = [vertical.pixel(low), vertical.pixel(high)];
         if reaches(ends[0], ends[1]) {
             canvas.line((x, ends[0]), (x, ends[1]), colour, 4);
             for end in ends {
@@ -209,11 +238,8 @@ fn draw_point(
             }
         }
     }
-    if let Some(std) = point.memory.std {
-        let ends = [
-            horizontal.pixel(point.memory.mean - std),
-            horizontal.pixel(point.memory.mean + std),
-        ];
+    if let Some((low, high)) = point.memory.range {
+        let ends = [horizontal.pixel(low), horizontal.pixel(high)];
         if reaches(ends[0], ends[1]) {
             canvas.line((ends[0], y), (ends[1], y), colour, 4);
             for end in ends {
@@ -223,4 +249,36 @@ fn draw_point(
     }
     canvas.disc((x, y), f64::from(radius) + 3.0, WHITE, 1.0);
     canvas.disc((x, y), f64::from(radius), colour, 1.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_front_is_what_no_other_point_beats() {
+        let point = |mode, memory, speed| TradeoffPoint {
+            mode,
+            memory: Place {
+                value: memory,
+                range: None,
+            },
+            speed: Place {
+                value: speed,
+                range: None,
+            },
+            rows: Vec::new(),
+        };
+        let points = [
+            point(0, 4.0, 90.0),
+            point(1, 1.0, 50.0),
+            point(2, 2.0, 40.0),
+            point(3, 2.0, 70.0),
+            point(4, 5.0, 90.0),
+            point(5, 1.0, 50.0),
+        ];
+        let modes: Vec<usize> = front(&points).iter().map(|point| point.mode).collect();
+        assert_eq!(modes, [1, 3, 0]);
+        assert!(front(&[]).is_empty());
+    }
 }

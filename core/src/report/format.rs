@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::analysis::significant;
-use crate::statistics::Summary;
+use crate::statistics::{Interval, Summary};
 
 /// Significant digits of the numbers in the report.
 const DIGITS: usize = 4;
@@ -31,6 +31,24 @@ pub(super) fn with_deviation(summary: Option<Summary>) -> String {
             format!("{} ± {}", significant(mean, DIGITS), significant(std, 2))
         }
     }
+}
+
+/// The ends of an interval, `8123–8790`.
+pub(super) fn range(interval: Interval) -> String {
+    format!(
+        "{}–{}",
+        significant(interval.low, DIGITS),
+        significant(interval.high, DIGITS)
+    )
+}
+
+/// A number with its interval, `8410 [8123–8790]`.
+pub(super) fn with_interval(value: f64, interval: Option<Interval>) -> String {
+    let value = significant(value, DIGITS);
+    interval.map_or_else(
+        || value.clone(),
+        |interval| format!("{value} [{}]", range(interval)),
+    )
 }
 
 pub(super) fn bullets<'a>(lines: impl Iterator<Item = &'a str>) -> String {

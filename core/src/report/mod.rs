@@ -9,15 +9,18 @@ mod performance;
 mod quality;
 mod setting;
 pub(crate) mod text_table;
+mod timing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::analysis::{Field, Inputs, QualityRows, STANDARD, Table, group_by_mode, ordered_modes};
+use crate::analysis::{
+    Field, Inputs, QualityRows, STANDARD, Table, TimedCell, group_by_mode, only_cell, ordered_modes,
+};
 use crate::results::{BenchmarkRow, LOGITS_LAYER, QualityRow};
 use crate::statistics::Summary;
 pub use card::card;
-use format::{bullets, close_to_one, number};
+use format::{bullets, close_to_one, number, range};
 use text_table::TextTable;
 
 /// The main numbers by mode: speed, latency, memory, energy, and what the mode does to the model. Where cells failed or
@@ -31,6 +34,7 @@ pub fn overview(inputs: &Inputs) -> String {
     let mut header = vec![
         "mode",
         "tokens/s",
+        "95 % interval",
         "vs standard",
         "ms/batch",
         "static GB",
@@ -51,15 +55,21 @@ pub fn overview(inputs: &Inputs) -> String {
     let quality_mean = |mode: &str, layer: &str, column: fn(&QualityRow) -> Option<f64>| {
         quality.summary(mode, layer, column).map(|summary| summary.mean)
     };
-    let standard = mean(STANDARD, |row| row.tokens_per_s);
+    // Where the samples are there, the rate at the typical time, else the mean of the rows.
+    let rate_of = |mode: &str| match only_cell(&inputs.timed, mode).map(TimedCell::tokens_per_second) {
+        Some((rate, interval)) => (Some(rate), interval),
+        None => (mean(mode, |row| row.tokens_per_s), None),
+    };
+    let (standard, _) = rate_of(STANDARD);
     for mode in modes {
-        let rate = mean(mode, |row| row.tokens_per_s);
+        let (rate, interval) = rate_of(mode);
         let ratio = rate.zip(standard).map(|(rate, standard)| rate / standard);
         let mut line = vec![
             mode.to_owned(),
             number(rate),
+            interval.map_or_else(|| "-".to_owned(), range),
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x")),
-            number(mean(mode, |row| row.E2EL_ms)),
+            number(mean(mode, |row| row.batch_ms_median.or(row.E2EL_ms))),
             number(mean(mode, |row| row.static_vram_GB)),
             number(mean(mode, |row| row.peak_vram_GB)),
             number(mean(mode, |row| row.tokens_per_watt)),
@@ -109,7 +119,14 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
         }
     };
     section("What was measured", &setting::setting(inputs, results_dir));
-    section("Overview (means)", &overview(inputs));
+    section(
+        "Overview (tokens/s at the typical time of a batch where samples were kept, else means)",
+        &overview(inputs),
+    );
+    section(
+        "Time of a batch over repeats (medians; 95 % intervals in brackets)",
+        &timing::timing(&inputs.timed),
+    );
     section(
         "Throughput and latency (mean ± standard deviation)",
         &performance::speed(&groups),

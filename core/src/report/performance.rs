@@ -43,6 +43,8 @@ pub(super) fn speed(groups: &[ModeRows]) -> String {
             ("TFLOP/s", |row| row.TFLOPs_per_s),
             ("load s", |row| row.load_s),
             ("quantise s", |row| row.quantize_s),
+            ("quantise GB/s", |row| row.quantize_GB_per_s),
+            ("tokenise s", |row| row.tokenize_s),
         ],
     )
 }

@@ -35,7 +35,8 @@ pub use rank::{pearson, spearman};
 pub use stopping::{Decision, StoppingRule};
 pub use streamed::StreamedValues;
 pub use summary::{
-    Summary, mean, median, quantile, quantile_is_supported, standard_deviation, supported_quantile,
+    Summary, mean, mean_interval, median, quantile, quantile_is_supported, standard_deviation,
+    supported_quantile,
 };
 pub(crate) use summary::{interpolate, quantile_of_sorted};
 pub use warm_up::{WarmUp, detect_warm_up};

@@ -1,5 +1,9 @@
 //! Location, spread and quantiles.
 
+use statrs::distribution::ContinuousCDF;
+
+use super::{CONFIDENCE, Interval, student_t};
+
 /// Mean, or `None` of nothing. That of equal values is their value: sums are of differences from the first, which
 /// leaves no rounding to be taken for a deviation.
 pub fn mean(values: &[f64]) -> Option<f64> {
@@ -19,6 +23,17 @@ pub fn standard_deviation(values: &[f64]) -> Option<f64> {
     let mean = mean(values)?;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     Some((squares / (values.len() - 1) as f64).sqrt())
+}
+
+/// 95 % interval of the mean of normal values by Student's t; `None` below two.
+pub fn mean_interval(values: &[f64]) -> Option<Interval> {
+    let mean = mean(values)?;
+    let standard_error = standard_deviation(values)? / (values.len() as f64).sqrt();
+    let reach = student_t(values.len() - 1)?.inverse_cdf(f64::midpoint(1.0, CONFIDENCE)) * standard_error;
+    Some(Interval {
+        low: mean - reach,
+        high: mean + reach,
+    })
 }
 
 /// Quantile by linear interpolation between order statistics (numpy's default): for `n` sorted values, that at
@@ -126,6 +141,14 @@ mod tests {
         ] {
             assert!((quantile(&values, probability).unwrap() - expected).abs() < ROUNDING);
         }
+    }
+
+    #[test]
+    fn the_interval_of_the_mean_is_scipys() {
+        // scipy: st.t.interval(.95, 3, loc=np.mean(a), scale=st.sem(a)) of the same values
+        let Interval { low, high } = mean_interval(&[103.5, 98.25, 101.0, 110.75]).unwrap();
+        assert!((low - 94.839_925_626_671_06).abs() < 1e-8 && (high - 111.910_074_373_328_94).abs() < 1e-8);
+        assert_eq!(mean_interval(&[1.0]), None);
     }
 
     #[test]
