@@ -18,7 +18,7 @@ use qbench_core::results::Status;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{info, level_filters::LevelFilter};
 
-use crate::{LOG_VARIABLE, failure, interrupt, printer};
+use crate::{LOG_VARIABLE, failure, interrupt};
 
 /// The hidden command that a child is started with.
 pub const CHILD_COMMAND: &str = "__child";
@@ -94,7 +94,7 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-/// Runs `job` in a child and waits for its result, within `limits`.
+/// Runs `job` in a child and waits for its result, within `limits`. What the child had to say goes to `say`, line by line.
 ///
 /// # Errors
 /// How the child failed; a failure to start it is reported the same way.
@@ -102,6 +102,7 @@ pub fn run<J: Serialize, R: DeserializeOwned>(
     verb: Verb,
     job: &J,
     limits: Limits,
+    say: &dyn Fn(&str),
 ) -> Result<R, ChildFailure> {
     let could_not_start = |error: anyhow::Error| {
         ChildFailure::died(
@@ -124,20 +125,20 @@ pub fn run<J: Serialize, R: DeserializeOwned>(
         "child process `{}` ended",
         verb.as_str()
     );
-    relay(&files, judged.is_err());
+    relay(&files, judged.is_err(), say);
     judged
 }
 
 /// Shows what the child had to say: warnings of its plugins, as a rule. The end of what a child that failed said is in
 /// the reason already.
-fn relay(files: &Files, failed: bool) {
+fn relay(files: &Files, failed: bool, say: &dyn Fn(&str)) {
     let level = if failed {
         LevelFilter::INFO
     } else {
         LevelFilter::WARN
     };
     if LevelFilter::current() >= level {
-        read_log(&files.errors).lines().for_each(printer::note);
+        read_log(&files.errors).lines().for_each(say);
     }
 }
 

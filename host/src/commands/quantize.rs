@@ -65,15 +65,16 @@ pub(super) fn quantize(arguments: &QuantizeArgs, output: &OutputArgs) -> Result<
         threads: arguments.threads.unwrap_or_else(all_cores),
         quiet: output.quiet,
     };
-    let written: Written = child::run(Verb::Quantize, &job, Limits::default()).map_err(|failure| {
-        let error = anyhow!(
-            "quantise {} with mode `{}`: {}",
-            job.model,
-            job.scheme.mode,
-            failure.reason
-        );
-        if failure.usage { usage(error) } else { error }
-    })?;
+    let written: Written =
+        child::run(Verb::Quantize, &job, Limits::default(), &printer::note).map_err(|failure| {
+            let error = anyhow!(
+                "quantise {} with mode `{}`: {}",
+                job.model,
+                job.scheme.mode,
+                failure.reason
+            );
+            if failure.usage { usage(error) } else { error }
+        })?;
     if output.json {
         printer::json(
             &json!({ "schema": "qbench.quantize/1", "out": job.out, "mode": job.scheme.mode, "written": written }),

@@ -13,6 +13,7 @@ use super::{SchemeChoice, load};
 use crate::{
     child::{self, Limits, Verb},
     failure::usage,
+    printer,
 };
 
 /// A plugin that takes longer than this to say what it offers is refused.
@@ -87,7 +88,7 @@ pub(super) fn scan(path: &Path, devices: bool) -> Result<Offer> {
         path: path.to_path_buf(),
         devices,
     };
-    child::run::<_, Offer>(Verb::Scan, &job, SCAN_LIMITS).map_err(|failure| {
+    child::run::<_, Offer>(Verb::Scan, &job, SCAN_LIMITS, &printer::note).map_err(|failure| {
         if failure.reported {
             anyhow!("{}", failure.reason)
         } else {
@@ -101,7 +102,7 @@ pub(super) fn scan(path: &Path, devices: bool) -> Result<Offer> {
 /// # Errors
 /// What the scheme says of them.
 pub fn check_options(scheme: &SchemeChoice) -> Result<()> {
-    child::run::<_, ()>(Verb::Check, scheme, SCAN_LIMITS)
+    child::run::<_, ()>(Verb::Check, scheme, SCAN_LIMITS, &printer::note)
         .map_err(|failure| usage(anyhow!("mode `{}`: {}", scheme.mode, failure.reason)))
 }
 

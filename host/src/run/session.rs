@@ -75,7 +75,9 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.progress.start(&describe(&planned.cell));
-        let outcome = child::run(Verb::Cell, &planned.job, self.limits());
+        let outcome = child::run(Verb::Cell, &planned.job, self.limits(), &|line| {
+            self.progress.line(line);
+        });
         self.keep(&planned.cell, &planned.job, outcome)
     }
 
@@ -150,7 +152,9 @@ impl<'a> Session<'a> {
         fs::create_dir_all(&group.directory)
             .with_context(|| format!("create {}", group.directory.display()))?;
         self.progress.start(&what);
-        let made = child::run::<_, CellOutcome>(Verb::Cell, &group.reference, self.limits());
+        let made = child::run::<_, CellOutcome>(Verb::Cell, &group.reference, self.limits(), &|line| {
+            self.progress.line(line);
+        });
         if interrupt::pending().is_none() {
             self.progress.finish(&match &made {
                 Ok(_) => format!("{what}: ok"),
