@@ -112,6 +112,7 @@ pub(super) fn draw(
             &[|row| row.J_per_Mbp, |row| row.J_per_Mbp_net],
         )],
         &["all energy", "above idle power"],
+        &spread,
     );
     let pages = pages.into_iter().chain([("energy_per_megabase.png", per_base)]);
     let mut files = Vec::new();
