@@ -51,11 +51,13 @@ pub fn try_case(job: &ConformanceJob, limit: Duration) -> Finding {
         time: Some(limit),
         memory: None,
     };
-    child::run::<_, Finding>(Verb::Conformance, job, limits).unwrap_or_else(|failure| Finding {
-        case: job.case.clone(),
-        verdict: Verdict::Fail,
-        detail: failure.reason,
-    })
+    child::run::<_, Finding>(Verb::Conformance, job, limits, &crate::printer::note).unwrap_or_else(
+        |failure| Finding {
+            case: job.case.clone(),
+            verdict: Verdict::Fail,
+            detail: failure.reason,
+        },
+    )
 }
 
 /// The child's side of [`try_case`].
