@@ -4,6 +4,8 @@
  * No described layout fits, so the scheme has a layout of its own (four codes a byte, first in the low bits; a code is
  * t + 1), a decoder, a product for the CPU, and a CUDA kernel for GPU backends.
  */
+#include <stdlib.h>
+
 #include "schemes.h"
 
 static uint64_t row_bytes_of(uint64_t cols)
@@ -16,7 +18,7 @@ static qbench_status ternary_layout(const void *instance, uint64_t rows, uint64_
                                     const qbench_text *error)
 {
     (void)instance;
-    (void)workspace_bytes;
+    *workspace_bytes = 16 * (row_bytes_of(cols) + 1); /* the row of the input that `matmul` holds */
     if (!qbench_is_float(source))
         return qbench_fail(error, QBENCH_UNSUPPORTED, "a source that is not of a float type");
     qbench_write(layout_json, "{\"kind\":\"org.example.ternary/1\",\"rows\":");
@@ -90,30 +92,40 @@ static qbench_status ternary_dequantize(const void *instance, const qbench_stora
     return QBENCH_OK;
 }
 
-/* Additions only, and one product with the row's scale. */
+/* A byte of codes at a time, from a table of the 4 values of each; one product with the row's scale at the end. */
 static qbench_status ternary_matmul(const void *instance, const qbench_storage *storage,
                                     const qbench_const_buffer *buffers, const qbench_matrix *input,
                                     const qbench_matrix_mut *output, const qbench_call *call,
                                     const qbench_text *error)
 {
     uint64_t row_bytes = row_bytes_of(storage->cols);
+    float values[256][4], *x;
     (void)instance;
-    (void)call;
+    (void)call; /* one thread */
     if (!qbench_is_float(input->dtype) || !qbench_is_float(output->dtype))
         return qbench_fail(error, QBENCH_UNSUPPORTED, "matrices that are not of a float type");
     if (input->cols != storage->cols || output->cols != storage->rows || input->rows != output->rows)
         return qbench_fail(error, QBENCH_INVALID_ARGUMENT, "matrices that do not fit the weight");
+    for (int byte = 0; byte < 256; byte++)
+        for (int k = 0; k < 4; k++)
+            values[byte][k] = (float)((byte >> 2 * k & 3) - 1);
+    /* Whole bytes: what lies past the last column is 0. */
+    x = calloc(row_bytes + 1, 4 * sizeof *x);
+    if (x == NULL)
+        return qbench_fail(error, QBENCH_RESOURCE_EXHAUSTED, "no memory for a row of the input");
     for (uint64_t token = 0; token < input->rows; token++) {
+        for (uint64_t col = 0; col < input->cols; col++)
+            x[col] = qbench_get(input, token, col);
         for (uint64_t row = 0; row < storage->rows; row++) {
-            float sum = 0;
-            for (uint64_t col = 0; col < storage->cols; col++) {
-                int sign = trit(buffers, row_bytes, row, col);
-                if (sign != 0)
-                    sum += sign > 0 ? qbench_get(input, token, col) : -qbench_get(input, token, col);
-            }
-            qbench_set(output, token, row, sum * scale_of(buffers, row));
+            const uint8_t *codes = buffers[0].data + row * row_bytes;
+            float sums[4] = {0, 0, 0, 0};
+            for (uint64_t byte = 0; byte < row_bytes; byte++)
+                for (int k = 0; k < 4; k++)
+                    sums[k] += x[4 * byte + k] * values[codes[byte]][k];
+            qbench_set(output, token, row, (sums[0] + sums[1] + sums[2] + sums[3]) * scale_of(buffers, row));
         }
     }
+    free(x);
     return QBENCH_OK;
 }
 
