@@ -91,8 +91,9 @@ fn describe(ordinal: i32, cuda: &str) -> Result<DeviceInfo, result::DriverError>
         memory_bytes: Some(unsafe { device::total_mem(handle)? } as u64),
         driver: kernel_driver_version(),
         cuda: cuda.to_owned(),
+        uuid: format!("GPU-{uuid}"),
         details: format!(
-            "compute capability {}.{}, {} multiprocessors, GPU-{uuid}",
+            "compute capability {}.{}, {} multiprocessors",
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
             attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
