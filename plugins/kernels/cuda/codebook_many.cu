@@ -15,9 +15,8 @@
 
 static constexpr int ROWS = 128;
 static constexpr int DEPTH = 64;                     // K a stage
-static constexpr int TABLE_BYTES = 256 * 32 * 4;     // pairs of f16, a copy a lane
+static constexpr int TABLE_BYTES = 256 * 256;        // pairs of f16, a copy a lane, each pair's 256 bytes after the last's
 static constexpr int W_BYTES = ROWS * DEPTH / 2;
-static constexpr int THREADS = 384;
 static constexpr int Y_PITCH = ROWS * 2 + 16;
 
 struct Many {
@@ -40,21 +39,25 @@ static __device__ __forceinline__ void product(float (&d)[TOKENS / 2], const u32
         product_f16(d, a, b, scale);
 }
 
+// PARTS: pairs of warpgroups that take steps in turn, 2 where few rows of X leave registers for it; what one multiplies is
+// little then, and making elements is what takes time.
+//
 // Scales of two rows of W for one step, fetched ahead of their use.
 struct RowScales {
     float scale[2];
     u32 code[2];
 };
 
-template <class T, int TOKENS>
+template <class T, int TOKENS, int PARTS>
 static __device__ __forceinline__ void many(const Many& p) {
+    constexpr int THREADS = 256 * PARTS + 128;
     constexpr int X_BYTES = TOKENS * DEPTH * 2;
     constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
     constexpr int SUMS = TOKENS / 2;
     extern __shared__ __align__(1024) u8 shared[];
-    u8* const ring = shared;
-    u8* const table = shared + p.stages * STAGE_BYTES;
-    float* const second_table = reinterpret_cast<float*>(table + TABLE_BYTES);
+    u8* const table = shared;
+    u8* const ring = shared + TABLE_BYTES;
+    float* const second_table = reinterpret_cast<float*>(ring + p.stages * STAGE_BYTES);
     const u32 full = shared_address(second_table + 256), empty = full + 8 * p.stages;
 
     // Tiles of X in panels of 8, so that the blocks at work share few tiles of both operands.
@@ -83,15 +86,15 @@ static __device__ __forceinline__ void many(const Many& p) {
         u32 bits = F16::narrow(__fdiv_rn(value, unit));
         for (u32 byte = threadIdx.x / 32; byte < 256; byte += THREADS / 32) {
             u32 high = __shfl_sync(~0u, bits, byte >> 4), low = __shfl_sync(~0u, bits, byte & 15);
-            reinterpret_cast<u32*>(table)[byte * 32 + lane] = p.low_first ? low | high << 16 : high | low << 16;
+            *reinterpret_cast<u32*>(table + byte * 256 + lane * 4) = p.low_first ? low | high << 16 : high | low << 16;
         }
         if (!p.scales.plain && threadIdx.x < 256) second_table[threadIdx.x] = __ldg(p.scales.table + threadIdx.x);
     }
     __syncthreads();
 
-    if (threadIdx.x >= 256) {
-        give_registers<40>();
-        if (threadIdx.x == 256) {
+    if (threadIdx.x >= 256 * PARTS) {
+        give_registers<PARTS == 1 ? 40 : 24>();
+        if (threadIdx.x == 256 * PARTS) {
             u32 stage = 0, phase = 1;
             for (u32 step = first_step; step < last_step; step++) {
                 barrier_wait(empty + 8 * stage, phase);
@@ -104,11 +107,12 @@ static __device__ __forceinline__ void many(const Many& p) {
         }
         return;
     }
-    take_registers<232>();
+    // All together not more than the block was started with: 384 times 168, or 640 times 96.
+    take_registers<PARTS == 1 ? 232 : 112>();
 
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const u32 table_lane = shared_address(table) + lane * 4;
-    const u32 rotate = (8 * t - 7) & 31;  // brings byte t of a word to the bits of a table row
+    const u32 part = threadIdx.x / 256, warp = threadIdx.x / 32 % 8, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    // A pair's address is put together from bytes: byte t of a word times 256, and the lane's place.
+    const u32 place_of_lane = lane * 4, choice = 0x5504 | t << 4;
     const u32 row = warp * 16 + g;        // and row + 8
     const float offset = p.scales.plain ? 0 : __ldg(p.scales.offset);
 
@@ -147,9 +151,7 @@ static __device__ __forceinline__ void many(const Many& p) {
                 u32 words[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
                 for (int word = 0; word < 4; word++) {
-                    u32 at = (__funnelshift_r(words[word], words[word], rotate) & 0x7f80) + table_lane;
-                    u32 pair;
-                    asm("ld.shared.u32 %0, [%1];" : "=r"(pair) : "r"(at));
+                    u32 pair = *reinterpret_cast<const u32*>(table + __byte_perm(words[word], place_of_lane, choice));
                     float first = F16::widen(static_cast<u16>(pair)), second = F16::widen(static_cast<u16>(pair >> 16));
                     a[half * 2 + word / 2][i + word % 2 * 2] =
                         T::narrow2(__fmul_rn(first, scale[i]), __fmul_rn(second, scale[i]));
@@ -160,34 +162,68 @@ static __device__ __forceinline__ void many(const Many& p) {
     float sum[SUMS];
 #pragma unroll
     for (int i = 0; i < SUMS; i++) sum[i] = 0;
-    RowScales even_scales, odd_scales;
-    fetch(even_scales, first_step);
-    fetch(odd_scales, first_step + 1);
-    u32 even[4][4], odd[4][4];
-    u32 stage = 0, phase = 0, previous = 0;
-    auto advance = [&](u32 step, RowScales& scales, u32 (&a)[4][4]) {
-        barrier_wait(full + 8 * stage, phase);
-        const u8* at = ring + stage * STAGE_BYTES;
-        decode(at, scales, a);
-        fetch(scales, step + 2);
+    u32 stage = part, phase = 0, previous = 0;
+    auto next_stage = [&] {
+        previous = stage;
+        stage += PARTS;
+        if (stage >= p.stages) stage -= p.stages, phase ^= 1;
+    };
+    auto multiply = [&](const u8* at, const u32 (&a)[4][4]) {
         products_fence();
         u64 x = tile_descriptor(shared_address(at));
 #pragma unroll
         for (int i = 0; i < 4; i++) product<T, TOKENS>(sum, a[i], x + 2 * i, 1);
         products_commit();
-        // The step before is done: its stage may be filled again.
-        products_wait<1>();
-        if (step > first_step && lane == 0) barrier_arrive(empty + 8 * previous);
-        previous = stage;
-        if (++stage == p.stages) stage = 0, phase ^= 1;
     };
-    u32 step = first_step;
-    for (; step + 1 < last_step; step += 2) {
-        advance(step, even_scales, even);
-        advance(step + 1, odd_scales, odd);
+    if constexpr (PARTS == 1) {
+        RowScales even_scales, odd_scales;
+        fetch(even_scales, first_step);
+        fetch(odd_scales, first_step + 1);
+        u32 even[4][4], odd[4][4];
+        auto advance = [&](u32 step, RowScales& scales, u32 (&a)[4][4]) {
+            barrier_wait(full + 8 * stage, phase);
+            const u8* at = ring + stage * STAGE_BYTES;
+            decode(at, scales, a);
+            fetch(scales, step + 2);
+            multiply(at, a);
+            // The step before is done: its stage may be filled again.
+            products_wait<1>();
+            if (step > first_step && lane == 0) barrier_arrive(empty + 8 * previous);
+            next_stage();
+        };
+        u32 step = first_step;
+        for (; step + 1 < last_step; step += 2) {
+            advance(step, even_scales, even);
+            advance(step + 1, odd_scales, odd);
+        }
+        if (step < last_step) advance(step, even_scales, even);
+        products_wait<0>();
+    } else {
+        RowScales scales;
+        fetch(scales, first_step + part);
+        for (u32 step = first_step + part; step < last_step; step += PARTS) {
+            barrier_wait(full + 8 * stage, phase);
+            const u8* at = ring + stage * STAGE_BYTES;
+            u32 a[4][4];
+            decode(at, scales, a);
+            fetch(scales, step + PARTS);
+            multiply(at, a);
+            products_wait<0>();
+            if (lane == 0) barrier_arrive(empty + 8 * stage);
+            next_stage();
+        }
+        // The second part's sums go to the first, through the ring that both are through with.
+        float* other = reinterpret_cast<float*>(ring) + threadIdx.x % 256;
+        asm volatile("bar.sync 1, 512;" ::: "memory");
+        if (part == 1) {
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) other[256 * i] = sum[i];
+        }
+        asm volatile("bar.sync 1, 512;" ::: "memory");
+        if (part == 1) return;
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) sum[i] += other[256 * i];
     }
-    if (step < last_step) advance(step, even_scales, even);
-    products_wait<0>();
 
     if (p.splits > 1) {
         float* out = p.partial + static_cast<u64>(blockIdx.y) * p.m * p.n;
@@ -231,16 +267,16 @@ static __device__ __forceinline__ void add(u16* y, const float* partial, u64 cou
     }
 }
 
-#define KERNEL(name, type, tokens)                                                          \
-    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                \
+#define KERNEL(name, type, tokens, parts)                                                   \
+    extern "C" __global__ void __launch_bounds__(256 * parts + 128, 1)                      \
         codebook_many_##name##_##tokens(const __grid_constant__ Many p) {                   \
-        many<type, tokens>(p);                                                              \
+        many<type, tokens, parts>(p);                                                       \
     }
 #define KERNELS(name, type)                                                                 \
-    KERNEL(name, type, 32)                                                                  \
-    KERNEL(name, type, 64)                                                                  \
-    KERNEL(name, type, 128)                                                                 \
-    KERNEL(name, type, 256)                                                                 \
+    KERNEL(name, type, 32, 2)                                                               \
+    KERNEL(name, type, 64, 2)                                                               \
+    KERNEL(name, type, 128, 2)                                                              \
+    KERNEL(name, type, 256, 1)                                                              \
     extern "C" __global__ void __launch_bounds__(256)                                       \
         codebook_many_add_##name(u16* y, const float* partial, u64 count, u32 splits) {     \
         add<type>(y, partial, count, splits);                                               \

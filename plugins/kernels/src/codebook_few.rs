@@ -12,51 +12,96 @@ pub const MOST_TOKENS: usize = 16;
 
 // As in `cuda/codebook_few.cu`.
 const WARPS: usize = 8;
-const STEP: usize = 256;
-const X_PITCH: usize = STEP * 2 + 16;
-const TABLE_BYTES: usize = 256 * 32 * 4 + 256 * 4;
+/// Shared memory that is not dynamic.
+const STATIC_BYTES: usize = 256 * 4;
 const MOST_STAGES: usize = 6;
+
+/// How a row's scales of one step are fetched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fetch {
+    /// As one vector of f32.
+    Plain,
+    /// As one vector of codes, under one scale of the second level.
+    Coded,
+    /// One by one, wherever they lie.
+    Any,
+}
 
 /// One instance of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Shape {
+    /// Columns a warp takes in one step.
+    step: usize,
     /// 16-row tiles of the weight a block of threads takes at a time.
     tiles: usize,
     /// Elements of a row that share a scale.
     unit: usize,
     /// 8 rows of activations each.
     halves: usize,
+    fetch: Fetch,
 }
 
-const SHAPES: [Shape; 6] = [
-    Shape::new(2, 64, 1),
-    Shape::new(4, 64, 1),
-    Shape::new(2, 64, 2),
-    Shape::new(4, 64, 2),
-    Shape::new(2, 32, 1),
-    Shape::new(2, 32, 2),
+const SHAPES: [Shape; 10] = [
+    Shape::new(256, 2, 64, 1, Fetch::Plain),
+    Shape::new(256, 2, 64, 1, Fetch::Coded),
+    Shape::new(128, 4, 64, 2, Fetch::Plain),
+    Shape::new(128, 4, 64, 2, Fetch::Coded),
+    Shape::new(128, 2, 64, 2, Fetch::Plain),
+    Shape::new(128, 2, 64, 2, Fetch::Coded),
+    Shape::new(128, 2, 64, 1, Fetch::Any),
+    Shape::new(128, 2, 64, 2, Fetch::Any),
+    Shape::new(128, 2, 32, 1, Fetch::Any),
+    Shape::new(128, 2, 32, 2, Fetch::Any),
 ];
 
 impl Shape {
-    const fn new(tiles: usize, unit: usize, halves: usize) -> Self {
-        Self { tiles, unit, halves }
+    const fn new(step: usize, tiles: usize, unit: usize, halves: usize, fetch: Fetch) -> Self {
+        Self {
+            step,
+            tiles,
+            unit,
+            halves,
+            fetch,
+        }
     }
 
     fn name(self, element: Element) -> String {
+        let fetch = match self.fetch {
+            Fetch::Plain => "PLAIN",
+            Fetch::Coded => "CODED",
+            Fetch::Any => "ANY",
+        };
         format!(
-            "codebook_few_{}_t{}_u{}_h{}",
+            "codebook_few_{}_s{}_t{}_u{}_h{}_{fetch}",
             element.name(),
+            self.step,
             self.tiles,
             self.unit,
             self.halves
         )
     }
 
+    /// Whether this instance can multiply `tokens` rows of activations with `weight`.
+    fn suits(self, weight: &Codebook, tokens: usize) -> bool {
+        let aligned = weight.block == self.unit && weight.cols.is_multiple_of(self.step);
+        weight.unit() == Some(self.unit)
+            && tokens.div_ceil(8) == self.halves
+            && match (self.fetch, weight.scales) {
+                (Fetch::Any, _) => true,
+                (Fetch::Plain, Scales::Plain(_)) => aligned,
+                (Fetch::Coded, Scales::Coded { block, .. }) => {
+                    aligned && block.is_power_of_two() && block.is_multiple_of(self.step / self.unit)
+                }
+                _ => false,
+            }
+    }
+
     /// Bytes of dynamic shared memory that do not depend on the number of stages, and those of one stage.
     fn shared(self, tokens: usize) -> (usize, usize) {
         let rows = 16 * self.tiles;
-        let fixed = WARPS * tokens * rows * 4;
-        let stage = rows * STEP / 2 + rows * (STEP / self.unit) * 4 + tokens * X_PITCH;
+        let table = 256 * if self.halves == 1 { 256 } else { 128 };
+        let fixed = table + WARPS * tokens * rows * 4;
+        let stage = rows * self.step / 2 + rows * (self.step / self.unit) * 4 + tokens * (self.step * 2 + 16);
         (fixed, WARPS * stage)
     }
 }
@@ -74,8 +119,8 @@ struct Arguments {
     cols: u32,
     scale_stride: u32,
     block_shift: u32,
+    second_shift: u32,
     low_first: u32,
-    vectors: u32,
     stages: u32,
 }
 
@@ -97,7 +142,7 @@ impl Few {
     pub fn load() -> Result<Self> {
         let module = Module::load(fatbin!("codebook_few"))?;
         let shared =
-            device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? - TABLE_BYTES as u32;
+            device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? - STATIC_BYTES as u32;
         let kernels = |element| -> Result<[Function; SHAPES.len()]> {
             let mut functions = Vec::with_capacity(SHAPES.len());
             for shape in SHAPES {
@@ -123,21 +168,19 @@ impl Few {
         element != Element::F32 && self.shape(weight, tokens).is_some()
     }
 
-    /// The kernel's instance, and its number of stages.
-    fn shape(&self, weight: &Codebook, tokens: usize) -> Option<(Shape, usize)> {
+    /// The kernel's instance, by its place in [`SHAPES`], and its number of stages: the first that suits.
+    fn shape(&self, weight: &Codebook, tokens: usize) -> Option<(usize, usize)> {
         if tokens == 0 || tokens > MOST_TOKENS {
             return None;
         }
-        let unit = weight.unit()?;
-        let halves = tokens.div_ceil(8);
-        let tiles_a_block = weight.rows.div_ceil(16).div_ceil(self.multiprocessors);
-        let tiles = if tiles_a_block > 2 && unit == 64 { 4 } else { 2 };
-        let preferred = Shape::new(tiles, unit, halves);
-        let smaller = Shape::new(2, unit, halves);
-        [preferred, smaller].into_iter().find_map(|shape| {
+        let tiles = weight.rows.div_ceil(16).div_ceil(self.multiprocessors);
+        SHAPES.iter().enumerate().find_map(|(index, shape)| {
+            if !shape.suits(weight, tokens) || shape.tiles > 2 && tiles <= 2 {
+                return None;
+            }
             let (fixed, stage) = shape.shared(tokens);
             let stages = (self.shared.checked_sub(fixed)? / stage).min(MOST_STAGES);
-            (stages >= 2).then_some((shape, stages))
+            (stages >= 2).then_some((index, stages))
         })
     }
 
@@ -165,23 +208,18 @@ impl Few {
                 "codebook_few: {tokens} tokens of {element:?}, {weight:?}"
             ))
         };
-        let (shape, stages) = self.shape(weight, tokens).ok_or_else(unsupported)?;
+        let (index, stages) = self.shape(weight, tokens).ok_or_else(unsupported)?;
         let functions = match element {
             Element::BF16 => &self.bf16,
             Element::F16 => &self.f16,
             Element::F32 => return Err(unsupported()),
         };
-        let index = SHAPES
-            .iter()
-            .position(|known| *known == shape)
-            .ok_or_else(unsupported)?;
+        let shape = SHAPES[index];
         let (fixed, stage) = shape.shared(tokens);
-        let vectors = weight.block == shape.unit
-            && weight.cols.is_multiple_of(STEP)
-            && match weight.scales {
-                Scales::Plain(_) => true,
-                Scales::Coded { block, .. } => block.is_multiple_of(STEP / shape.unit),
-            };
+        let second_shift = match weight.scales {
+            Scales::Plain(_) => 0,
+            Scales::Coded { block, .. } => block.trailing_zeros(),
+        };
         let arguments = Arguments {
             y,
             x,
@@ -193,8 +231,8 @@ impl Few {
             cols: weight.cols as u32,
             scale_stride: weight.scale_stride() as u32,
             block_shift: weight.block.trailing_zeros(),
+            second_shift,
             low_first: u32::from(weight.low_first),
-            vectors: u32::from(vectors),
             stages: stages as u32,
         };
         let blocks = weight.rows.div_ceil(16).min(self.multiprocessors);

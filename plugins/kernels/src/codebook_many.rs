@@ -12,8 +12,7 @@ use crate::{
 // As in `cuda/codebook_many.cu`.
 const ROWS: usize = 128;
 const DEPTH: usize = 64;
-const TABLE_BYTES: usize = 256 * 32 * 4 + 256 * 4;
-const THREADS: u32 = 384;
+const TABLE_BYTES: usize = 256 * 256 + 256 * 4;
 /// Rows of activations a block of threads: the instances of the kernel.
 const TOKENS: [usize; 4] = [32, 64, 128, 256];
 /// Shared memory that a block may have on Hopper.
@@ -189,7 +188,7 @@ impl Many {
         unsafe {
             functions[instance].launch(
                 [(token_tiles * row_tiles) as u32, splits as u32, 1],
-                THREADS,
+                if tile == 256 { 384 } else { 640 },
                 shared as u32,
                 stream,
                 arguments![&arguments],

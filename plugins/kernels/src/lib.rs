@@ -9,6 +9,7 @@
 
 pub mod attention;
 mod codebook;
+pub mod codebook_dense;
 pub mod codebook_dequantize;
 pub mod codebook_few;
 pub mod codebook_many;
