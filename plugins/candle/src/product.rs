@@ -1,5 +1,5 @@
-//! Dense products, with sums in f32: a few tokens by our own kernel, which costs the host less than a third of what
-//! cuBLAS does, more by cuBLAS.
+//! Dense products, with sums in f32: a few tokens by our own kernel, more by cuBLAS. On an H200 the
+//! kernel halved the time of a decoded token at GenomeOcean-100M's shape and added 4 % at GenomeOcean-4B's.
 
 use std::ffi::c_void;
 
