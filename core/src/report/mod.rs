@@ -61,6 +61,7 @@ pub fn overview(inputs: &Inputs) -> String {
         None => (mean(mode, |row| row.tokens_per_s), None),
     };
     let (standard, _) = rate_of(STANDARD);
+    let any = !modes.is_empty();
     for mode in modes {
         let (rate, interval) = rate_of(mode);
         let ratio = rate.zip(standard).map(|(rate, standard)| rate / standard);
@@ -82,7 +83,7 @@ pub fn overview(inputs: &Inputs) -> String {
         }
         table.push(line);
     }
-    let mut text = table.render();
+    let mut text = if any { table.render() } else { String::new() };
     for line in evaluations::worst_parts(&inputs.evaluation_records) {
         text.extend(["  ", &line, "\n"]);
     }
