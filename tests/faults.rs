@@ -30,7 +30,7 @@ fn status_of(fault: &str) -> (String, String) {
     let (mut command, _directory) = run_with(fault, outdir.path());
     // Far above what a good cell takes here, far below what the faults ask for.
     command.args(["--cell-timeout", "20", "--memory-limit", "1.5"]);
-    fails(&mut command, 1, &["of 4 cells failed or are invalid"]);
+    fails(&mut command, 1, &["of 6 cells failed or are invalid"]);
 
     let rows = rows(&benchmark_table(outdir.path()));
     assert_eq!(rows.len(), 2, "{rows:?}");

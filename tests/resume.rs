@@ -12,8 +12,8 @@ use std::{
 
 use qbench_tests::{benchmark_table, built, rows, small_run, stderr};
 
-/// Performance and quality cells of a small run of all five modes.
-const CELLS: usize = 10;
+/// Performance and quality cells of a small run of all five modes, and two cells of the noise floor.
+const CELLS: usize = 12;
 
 fn started(outdir: &Path) -> Child {
     let mut command = Process::new(built().join("qbench"));
@@ -36,7 +36,7 @@ fn finish(outdir: &Path) -> Output {
     let modes: BTreeSet<&str> = table.iter().map(|row| row["quantization"].as_str()).collect();
     assert_eq!((table.len(), modes.len()), (5, 5), "{table:?}");
     assert!(table.iter().all(|row| row["status"] == "ok"), "{table:?}");
-    assert_eq!(rows(&outdir.join("analysis/quality_metrics.csv")).len(), 15);
+    assert_eq!(rows(&outdir.join("analysis/quality_metrics.csv")).len(), 21);
     assert!(!outdir.join("reference").exists());
     output
 }
@@ -54,7 +54,7 @@ fn a_finished_run_is_not_run_again_unless_it_is_forced() {
         .output()
         .unwrap();
     assert!(forced.status.success(), "{}", stderr(&forced));
-    assert_eq!(journal_lines(outdir.path()), CELLS + 2);
+    assert_eq!(journal_lines(outdir.path()), CELLS + 4);
     assert_eq!(
         rows(&benchmark_table(outdir.path())).len(),
         5,

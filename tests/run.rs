@@ -97,7 +97,7 @@ fn all_five_modes_are_measured_evaluated_analysed_and_drawn() {
 
 fn check_quality(analysis: &Path) {
     let rows = rows(&analysis.join("quality_metrics.csv"));
-    assert_eq!(rows.len(), MODES.len() * 3);
+    assert_eq!(rows.len(), (MODES.len() + 2) * 3);
     let row = |mode: &str, layer: &str| {
         rows.iter()
             .find(|row| row["quantization_mode"] == mode && row["layer"] == layer)
@@ -106,6 +106,8 @@ fn check_quality(analysis: &Path) {
     let kl = |mode: &str| number(&row(mode, "logits")["token_kl_mean"]);
     // The backend is deterministic: the mode `standard` in f32 is the reference.
     assert_eq!(kl("standard"), 0.0);
+    assert_eq!(kl("standard~aa"), 0.0);
+    assert!(0.0 < kl("standard~bf16noise") && kl("standard~bf16noise") < kl("4bit_nf4"));
     assert!(0.0 < kl("8bit") && kl("8bit") < kl("4bit_nf4") && kl("4bit_nf4") < kl("4bit_fp4"));
     for mode in MODES {
         assert!(number(&row(mode, "last")["cosine_similarity"]) > 0.98, "{mode}");
@@ -139,8 +141,8 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
     let result: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(result["schema"], "qbench.run/1");
     assert_eq!(result["failed"], 0);
-    // Two modes, two repeats, and a quality cell each.
-    assert_eq!(result["cells"].as_array().unwrap().len(), 6);
+    // Two modes, two repeats, a quality cell each, and the noise floor.
+    assert_eq!(result["cells"].as_array().unwrap().len(), 8);
     let table = rows(&benchmark_table(outdir.path()));
     let modes: BTreeSet<&str> = table.iter().map(|row| row["quantization"].as_str()).collect();
     assert_eq!(modes, BTreeSet::from(["4bit_nf4_double", "standard"]));

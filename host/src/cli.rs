@@ -60,7 +60,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make tables, figures and the report from a results directory, also one of the original Python system.
     Analyze(AnalyzeArgs),
-    /// Compare two results directories cell by cell: is B as fast as A?
+    /// Compare two results directories cell by cell: is B as fast as A, and as good?
     Compare(CompareArgs),
     /// List, check and make plugins.
     #[command(subcommand)]
@@ -230,9 +230,22 @@ pub struct RunArgs {
     /// Positions at which variants makes all three substitutions.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least::<1>)]
     pub variant_positions: usize,
+    /// What quality is compared with: `f32` (the model in f32), `standard` (in the run's precision), or the directory
+    /// `reference` that an earlier run kept, also of another backend.
+    #[arg(long, value_name = "f32|standard|DIR", default_value = "f32")]
+    pub reference: String,
     /// Keep the reference's logits in OUTDIR.
     #[arg(long)]
     pub keep_reference: bool,
+    /// Sequences a call where quality is evaluated; modes like 8bit depend on what shares a call.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub quality_batch_size: NonZeroUsize,
+    /// Evaluate perplexity also over sliding windows of this many tokens, of sequences in their whole length.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least::<2>)]
+    pub context_len: Option<usize>,
+    /// Tokens from one window's start to the next [default: half of --context-len].
+    #[arg(long, value_name = "TOKENS", value_parser = at_least::<1>, requires = "context_len")]
+    pub stride: Option<usize>,
     /// Where results go.
     #[arg(long, value_name = "DIR", default_value = "./results")]
     pub outdir: PathBuf,
@@ -317,8 +330,15 @@ pub struct CompareArgs {
     /// Probability of a wrong verdict over the whole table that is put up with.
     #[arg(long, value_name = "SHARE", default_value = "0.05", value_parser = probability)]
     pub alpha: f64,
-    /// Verdicts that make the exit code 1. A cell that failed in B counts as slower, one that B lacks as ambiguous.
-    #[arg(long, value_name = "VERDICTS", default_value = "slower")]
+    /// Ratio of the token KL that counts as equal.
+    #[arg(long, value_name = "SHARE", default_value = "5%", value_parser = share_of_time)]
+    pub kl_margin: f64,
+    /// Ratio of the perplexity that counts as equal.
+    #[arg(long, value_name = "SHARE", default_value = "0.5%", value_parser = share_of_time)]
+    pub perplexity_margin: f64,
+    /// Verdicts that make the exit code 1: `regression` is slower or worse. A cell that failed in B counts as slower and
+    /// as worse, one that B lacks as ambiguous.
+    #[arg(long, value_name = "VERDICTS", default_value = "regression")]
     pub fail_on: FailOn,
     /// Form of the table; --json is --format json.
     #[arg(long, default_value = "text")]
@@ -328,6 +348,9 @@ pub struct CompareArgs {
 /// When a comparison says no.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FailOn {
+    Regression,
+    RegressionOrAmbiguous,
+    Worse,
     Slower,
     SlowerOrAmbiguous,
     Never,

@@ -194,6 +194,10 @@ pub struct ModelInfo {
     /// beyond weights and this makes its measurements invalid.
     #[serde(default)]
     pub workspace_bytes: u64,
+    /// Largest KL in nats, at any position, between two passes over the same input in processes of their own; asked of a
+    /// model that is not deterministic. `None` where the backend does not say.
+    #[serde(default)]
+    pub repeat_kl_bound: Option<f64>,
     /// Every weight.
     pub weights: Vec<WeightInfo>,
 }

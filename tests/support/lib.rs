@@ -41,6 +41,7 @@ pub fn built() -> &'static Path {
             "qbench",
             "qbench-modes",
             "qbench-cpu",
+            "qbench-testplugin-altering",
             "qbench-testplugin-misbehaving",
             "qbench-testplugin-other-abi",
             "qbench-testplugin-untruthful",

@@ -8,7 +8,7 @@ use super::AnalysisError;
 use super::timing::{TimedCell, timed_cells};
 use crate::results::{
     BenchmarkRow, Cell, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
-    WeightMemory, quality_rows, read_benchmarks, read_journal, read_quality,
+    WeightMemory, is_noise_floor, quality_rows, read_benchmarks, read_journal, read_quality,
 };
 
 /// The contents of a results directory.
@@ -81,6 +81,8 @@ impl Inputs {
         let beside = results_dir.join(QUALITY_FILE);
         if !self.quality_records.is_empty() {
             self.quality = quality_rows(&self.quality_records);
+            self.quality
+                .retain(|row| !row.is_ok() || !is_noise_floor(&row.quantization_mode));
             if beside.exists() && !same_directory(results_dir, output_dir) {
                 let note = format!(
                     "{} was not read: the journal holds quality cells",

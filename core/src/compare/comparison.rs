@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::measured::{Block, CellKey, CompareError, Measured, MeasuredCell};
+use super::quality::{ComparedQuality, QualityCell, QualityMargins, QualityPair, QualityVerdict};
 use super::render::percent;
 use crate::statistics::{Effect, Interval, MINIMUM_PAIRS, PairedTest, Question, holm, median};
 
@@ -33,7 +34,9 @@ pub struct Comparison {
     pub margin: f64,
     /// Probability of a wrong verdict over all cells, of each kind.
     pub alpha: f64,
-    /// Number of cells that were tested, for which p-values are corrected.
+    /// Margins of the ratios of quality.
+    pub quality_margins: QualityMargins,
+    /// Number of ratios that were tested, for which p-values are corrected.
     pub tested: usize,
     /// Cells that have numbers in both, in A's order.
     pub cells: Vec<ComparedCell>,
@@ -41,6 +44,12 @@ pub struct Comparison {
     pub only_in_a: Vec<Missing>,
     /// Cells that have numbers in B alone.
     pub only_in_b: Vec<Missing>,
+    /// Quality cells that have numbers in both, in A's order, a line a metric.
+    pub quality: Vec<ComparedQuality>,
+    /// Quality cells that have numbers in A alone.
+    pub quality_only_in_a: Vec<Missing>,
+    /// Quality cells that have numbers in B alone.
+    pub quality_only_in_b: Vec<Missing>,
     /// Doubts.
     pub warnings: Vec<String>,
 }
@@ -72,7 +81,7 @@ pub struct ComparedCell {
     /// What stands for the time of a block.
     pub statistic: Statistic,
     /// Time per batch, B / A; `None` where it was not tested.
-    pub time: Option<TimeRatio>,
+    pub time: Option<TestedRatio>,
     /// A's figures, medians over its blocks.
     pub a: Speed,
     /// B's figures.
@@ -81,12 +90,12 @@ pub struct ComparedCell {
     pub memory: Memory,
 }
 
-/// The test of the time per batch.
+/// The test of a ratio.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct TimeRatio {
-    /// B / A, geometric mean over the pairs of blocks; above 1, B is slower.
+pub struct TestedRatio {
+    /// B / A, geometric mean over the pairs; above 1, B is slower or worse.
     pub ratio: f64,
-    /// Its 95 % interval, not corrected for many cells.
+    /// Its 95 % interval, not corrected for many tests.
     pub interval: Interval,
     /// p of "no difference", corrected.
     pub p_difference: f64,
@@ -119,7 +128,12 @@ impl Comparison {
     ///
     /// # Errors
     /// [`CompareError::NothingInCommon`] when no cell has numbers in both and none failed in B.
-    pub fn of(mut a: Measured, mut b: Measured, question: Question) -> Result<Self, CompareError> {
+    pub fn of(
+        mut a: Measured,
+        mut b: Measured,
+        question: Question,
+        quality_margins: QualityMargins,
+    ) -> Result<Self, CompareError> {
         let mut warnings = Vec::new();
         for (name, measured) in [("A", &a), ("B", &b)] {
             warnings.extend(
@@ -129,8 +143,11 @@ impl Comparison {
                     .map(|warning| format!("{name}: {warning}")),
             );
         }
-        let mut forgotten = a.forget_columns_unknown_to(&b);
-        forgotten.extend(b.forget_columns_unknown_to(&a));
+        let mut forgotten = Vec::new();
+        if !a.cells.is_empty() && !b.cells.is_empty() {
+            forgotten.extend(a.forget_columns_unknown_to(&b));
+            forgotten.extend(b.forget_columns_unknown_to(&a));
+        }
         for column in forgotten {
             warnings.push(format!(
                 "one side does not say its {column}: cells are matched without it"
@@ -156,10 +173,32 @@ impl Comparison {
                 alone.then(|| missing(cell, partner))
             })
             .collect();
-        if pairs.is_empty() && only_in_a.iter().all(|missing| missing.failure.is_none()) {
+        let mut quality_pairs = Vec::new();
+        let mut quality_only_in_a = Vec::new();
+        for cell in &a.quality {
+            let Ok(of_a) = &cell.tokens else { continue };
+            match b.quality.iter().find(|partner| partner.key == cell.key) {
+                Some(QualityCell { tokens: Ok(of_b), .. }) => {
+                    quality_pairs.extend(QualityPair::of(&cell.key, of_a, of_b, quality_margins));
+                }
+                partner => quality_only_in_a.push(missing_quality(cell, partner)),
+            }
+        }
+        let quality_only_in_b = b
+            .quality
+            .iter()
+            .filter(|cell| cell.tokens.is_ok())
+            .map(|cell| (cell, a.quality.iter().find(|partner| partner.key == cell.key)))
+            .filter(|(_, partner)| partner.is_none_or(|partner| partner.tokens.is_err()))
+            .map(|(cell, partner)| missing_quality(cell, partner))
+            .collect();
+        let failed = |missing: &[Missing]| missing.iter().any(|missing| missing.failure.is_some());
+        if pairs.is_empty() && quality_pairs.is_empty() && !failed(&only_in_a) && !failed(&quality_only_in_a)
+        {
             let first = |measured: &Measured| {
-                let first = measured.cells.first();
-                first.map(|cell| cell.key.to_string()).unwrap_or_default()
+                let timed = measured.cells.first().map(|cell| &cell.key);
+                let first = timed.or(measured.quality.first().map(|cell| &cell.key));
+                first.map(ToString::to_string).unwrap_or_default()
             };
             return Err(CompareError::NothingInCommon {
                 first_a: first(&a),
@@ -168,9 +207,16 @@ impl Comparison {
                 b: b.path,
             });
         }
+        let tested = pairs.iter().filter(|pair| pair.test.is_ok()).count()
+            + quality_pairs.iter().filter(|pair| pair.test.is_ok()).count();
+        let (cells, quality) = judge(pairs, quality_pairs, question);
         Ok(Self {
-            tested: pairs.iter().filter(|pair| pair.test.is_ok()).count(),
-            cells: judge(pairs, question),
+            tested,
+            cells,
+            quality,
+            quality_margins,
+            quality_only_in_a,
+            quality_only_in_b,
             a: a.path,
             b: b.path,
             margin: question.margin,
@@ -186,10 +232,19 @@ impl Comparison {
         self.cells.iter().filter(|cell| cell.verdict == verdict).count()
     }
 
+    /// Number of quality metrics with a verdict.
+    pub fn count_quality(&self, verdict: QualityVerdict) -> usize {
+        self.quality
+            .iter()
+            .filter(|metric| metric.verdict == verdict)
+            .count()
+    }
+
     /// Number of cells that have numbers in A and failed in B.
     pub fn failed_in_b(&self) -> usize {
         self.only_in_a
             .iter()
+            .chain(&self.quality_only_in_a)
             .filter(|missing| missing.failure.is_some())
             .count()
     }
@@ -199,6 +254,13 @@ fn missing(cell: &MeasuredCell, partner: Option<&MeasuredCell>) -> Missing {
     Missing {
         cell: cell.key.clone(),
         failure: partner.and_then(|partner| partner.failures.first().cloned()),
+    }
+}
+
+fn missing_quality(cell: &QualityCell, partner: Option<&QualityCell>) -> Missing {
+    Missing {
+        cell: cell.key.clone(),
+        failure: partner.and_then(|partner| partner.tokens.as_ref().err().cloned()),
     }
 }
 
@@ -289,10 +351,15 @@ fn different_work(a: &Block, b: &Block) -> Option<String> {
     })
 }
 
-/// The verdicts, with p-values corrected over all cells that were tested.
-fn judge(pairs: Vec<Pair<'_>>, question: Question) -> Vec<ComparedCell> {
+/// The verdicts, with p-values corrected over all ratios that were tested.
+fn judge(
+    pairs: Vec<Pair<'_>>,
+    quality: Vec<QualityPair>,
+    question: Question,
+) -> (Vec<ComparedCell>, Vec<ComparedQuality>) {
     let corrected = |p_value: fn(&PairedTest) -> f64| {
-        let tests = pairs.iter().filter_map(|pair| pair.test.as_ref().ok());
+        let timed = pairs.iter().filter_map(|pair| pair.test.as_ref().ok());
+        let tests = timed.chain(quality.iter().filter_map(|pair| pair.test.as_ref().ok()));
         holm(&tests.map(p_value).collect::<Vec<_>>()).into_iter()
     };
     let mut p_values = corrected(|test| test.p_difference)
@@ -307,7 +374,7 @@ fn judge(pairs: Vec<Pair<'_>>, question: Question) -> Vec<ComparedCell> {
                 let (p_difference, p_equivalence) = p_values.next().unwrap_or((1.0, 1.0));
                 let verdict = test.effect(p_difference, p_equivalence, question);
                 let reason = (verdict == Effect::Ambiguous).then(|| ambiguity(test, p_difference, question));
-                let time = TimeRatio {
+                let time = TestedRatio {
                     ratio: test.ratio(),
                     interval: test.ratio_interval,
                     p_difference,
@@ -330,7 +397,11 @@ fn judge(pairs: Vec<Pair<'_>>, question: Question) -> Vec<ComparedCell> {
             memory: pair.memory(),
         });
     }
-    cells
+    let quality = quality.into_iter().map(|pair| {
+        let corrected = pair.test.is_ok().then(|| p_values.next()).flatten();
+        pair.judge(corrected, question.alpha)
+    });
+    (cells, quality.collect())
 }
 
 /// What is open, and what to do about it.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::quality::QualityCell;
 use crate::results::{
     BenchmarkRow, JOURNAL_FILE, Record, ResultsError, read_benchmark, read_benchmarks, read_journal,
     read_journal_file,
@@ -22,7 +23,7 @@ pub enum CompareError {
     },
     /// There are no measurements at the path.
     #[error(
-        "no measured cell in {}: expected {JOURNAL_FILE} with performance cells, benchmark_*.csv or \
+        "no measured cell in {}: expected {JOURNAL_FILE} with performance or quality cells, benchmark_*.csv or \
          performance_metrics.csv",
         path.display()
     )]
@@ -180,6 +181,8 @@ pub struct Measured {
     pub path: PathBuf,
     /// Its cells in the order of the files.
     pub cells: Vec<MeasuredCell>,
+    /// Its quality cells, of a journal; tables do not keep sequences.
+    pub quality: Vec<QualityCell>,
     /// Doubts about the files.
     pub warnings: Vec<String>,
 }
@@ -194,13 +197,14 @@ impl Measured {
         let mut measured = Self {
             path: path.to_path_buf(),
             cells: Vec::new(),
+            quality: Vec::new(),
             warnings: Vec::new(),
         };
         if path.is_dir() {
             let journal = read_journal(path)?;
             measured.warnings.extend(journal.warnings);
             measured.add_records(&journal.records);
-            if measured.cells.is_empty() {
+            if measured.cells.is_empty() && measured.quality.is_empty() {
                 for table in read_benchmarks(path)? {
                     measured.warnings.extend(table.warnings);
                     measured.add_rows(&table.rows);
@@ -219,7 +223,7 @@ impl Measured {
             measured.warnings.extend(journal.warnings);
             measured.add_records(&journal.records);
         }
-        if measured.cells.is_empty() {
+        if measured.cells.is_empty() && measured.quality.is_empty() {
             return Err(CompareError::NoCells {
                 path: path.to_path_buf(),
             });
@@ -228,6 +232,7 @@ impl Measured {
     }
 
     fn add_records(&mut self, records: &[Record]) {
+        self.quality.extend(records.iter().filter_map(QualityCell::of));
         let rows: Vec<BenchmarkRow> = records.iter().filter_map(BenchmarkRow::from_record).collect();
         self.add_rows(&rows);
     }

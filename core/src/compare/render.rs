@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::comparison::{ComparedCell, Comparison, Missing, Speed, Statistic};
 use super::measured::CellKey;
+use super::quality::{ComparedQuality, QualityVerdict};
 use crate::analysis::significant;
 use crate::report::text_table::TextTable;
 use crate::statistics::Effect;
@@ -20,6 +21,13 @@ pub fn text(comparison: &Comparison) -> String {
         let mut table = TextTable::new(layout.header());
         for cell in &comparison.cells {
             table.push(layout.row(cell));
+        }
+        let _ = write!(text, "\n{}", table.render());
+    }
+    if !comparison.quality.is_empty() {
+        let mut table = TextTable::new(QUALITY_HEADER);
+        for metric in &comparison.quality {
+            table.push(layout.quality_row(metric));
         }
         let _ = write!(text, "\n{}", table.render());
     }
@@ -46,16 +54,16 @@ pub fn markdown(comparison: &Comparison) -> String {
     }
     if !comparison.cells.is_empty() {
         text.push('\n');
-        let header: Vec<String> = layout.header().into_iter().map(str::to_owned).collect();
-        text.push_str(&line(&header));
-        let rules: Vec<String> = header
-            .iter()
-            .enumerate()
-            .map(|(column, _)| if column == 0 { ":--" } else { "--:" }.to_owned())
-            .collect();
-        text.push_str(&line(&rules));
+        text.push_str(&head(&layout.header(), line));
         for cell in &comparison.cells {
             text.push_str(&line(&layout.row(cell)));
+        }
+    }
+    if !comparison.quality.is_empty() {
+        text.push('\n');
+        text.push_str(&head(&QUALITY_HEADER, line));
+        for metric in &comparison.quality {
+            text.push_str(&line(&layout.quality_row(metric)));
         }
     }
     for (title, lines) in layout.sections(comparison) {
@@ -67,13 +75,30 @@ pub fn markdown(comparison: &Comparison) -> String {
     text
 }
 
+/// The header of a markdown table and the rule below it: the first column to the left, the others to the right.
+fn head(header: &[&str], line: impl Fn(&[String]) -> String) -> String {
+    let names: Vec<String> = header.iter().map(|&name| name.to_owned()).collect();
+    let rules: Vec<String> = (0..header.len())
+        .map(|column| if column == 0 { ":--" } else { "--:" }.to_owned())
+        .collect();
+    line(&names) + &line(&rules)
+}
+
 /// `1 SLOWER, 4 SAME`, the worst first.
 fn tally(comparison: &Comparison) -> String {
     let counts = [Effect::Slower, Effect::Ambiguous, Effect::Faster, Effect::Same]
         .map(|verdict| (comparison.count(verdict), word(verdict)));
+    let quality = [
+        QualityVerdict::Worse,
+        QualityVerdict::Ambiguous,
+        QualityVerdict::Better,
+        QualityVerdict::Equivalent,
+    ]
+    .map(|verdict| (comparison.count_quality(verdict), quality_word(verdict)));
     let failed = (comparison.failed_in_b(), "FAILED in B");
     let parts: Vec<String> = std::iter::once(failed)
         .chain(counts)
+        .chain(quality)
         .filter(|&(count, _)| count > 0)
         .map(|(count, word)| format!("{count} {word}"))
         .collect();
@@ -94,6 +119,16 @@ fn word(verdict: Effect) -> &'static str {
     }
 }
 
+/// In a tally beside verdicts of speed.
+fn quality_word(verdict: QualityVerdict) -> &'static str {
+    match verdict {
+        QualityVerdict::Ambiguous => "AMBIGUOUS in quality",
+        other => other.as_str(),
+    }
+}
+
+const QUALITY_HEADER: [&str; 8] = ["cell", "metric", "verdict", "B / A", "95 %", "pairs", "A", "B"];
+
 /// Which parts of a cell's key are the same everywhere and stand above the table.
 struct Layout {
     common: Vec<(&'static str, String)>,
@@ -102,11 +137,19 @@ struct Layout {
 
 impl Layout {
     fn of(comparison: &Comparison) -> Self {
-        let missing = comparison.only_in_a.iter().chain(&comparison.only_in_b);
+        let missing = [
+            &comparison.only_in_a,
+            &comparison.only_in_b,
+            &comparison.quality_only_in_a,
+            &comparison.quality_only_in_b,
+        ]
+        .into_iter()
+        .flatten();
         let keys: Vec<&CellKey> = comparison
             .cells
             .iter()
             .map(|cell| &cell.cell)
+            .chain(comparison.quality.iter().map(|metric| &metric.cell))
             .chain(missing.map(|missing| &missing.cell))
             .collect();
         let first = keys.first().map(|key| key.fields()).unwrap_or_default();
@@ -159,19 +202,27 @@ impl Layout {
         if !common.is_empty() {
             let _ = writeln!(text, "{}", common.join(", "));
         }
+        if !comparison.quality.is_empty() {
+            let _ = writeln!(
+                text,
+                "quality: B / A paired by sequence, above 1 is worse; margins {} % of the KL, {} % of the perplexity",
+                percent(comparison.quality_margins.kl),
+                percent(comparison.quality_margins.perplexity)
+            );
+        }
         if !comparison.cells.is_empty() {
             let _ = writeln!(
                 text,
                 "time per batch: {statistic}; B / A over paired blocks with its 95 % interval, above 1 is slower; memory: B / A"
             );
-            let _ = writeln!(
-                text,
-                "verdicts: paired t of log ratios, margin {} %, alpha {}, Holm-corrected over {} cells",
-                percent(comparison.margin),
-                comparison.alpha,
-                comparison.tested
-            );
         }
+        let _ = writeln!(
+            text,
+            "verdicts: paired t of log ratios, margin {} % of the time, alpha {}, Holm-corrected over {} ratios",
+            percent(comparison.margin),
+            comparison.alpha,
+            comparison.tested
+        );
         text
     }
 
@@ -220,12 +271,37 @@ impl Layout {
         row
     }
 
+    fn quality_row(&self, metric: &ComparedQuality) -> Vec<String> {
+        let ratio = metric.ratio.as_ref();
+        vec![
+            self.name(&metric.cell),
+            metric.metric.as_str().to_owned(),
+            metric.verdict.as_str().to_owned(),
+            ratio.map_or_else(|| "n/a".to_owned(), |ratio| format!("{:.4}", ratio.ratio)),
+            ratio.map_or_else(
+                || "n/a".to_owned(),
+                |ratio| format!("{:.4}–{:.4}", ratio.interval.low, ratio.interval.high),
+            ),
+            metric.pairs.to_string(),
+            significant(metric.a, DIGITS),
+            significant(metric.b, DIGITS),
+        ]
+    }
+
     /// Titles and lines of what does not go into the table; those without lines are left out.
     fn sections(&self, comparison: &Comparison) -> Vec<(&'static str, Vec<String>)> {
         let ambiguous = comparison.cells.iter().filter_map(|cell| {
             let reason = cell.reason.as_ref()?;
             Some(format!("{}: {reason}", self.name(&cell.cell)))
         });
+        let ambiguous = ambiguous.chain(comparison.quality.iter().filter_map(|metric| {
+            let reason = metric.reason.as_ref()?;
+            Some(format!(
+                "{}, {}: {reason}",
+                self.name(&metric.cell),
+                metric.metric.as_str()
+            ))
+        }));
         let unpaired = comparison
             .cells
             .iter()
@@ -256,6 +332,8 @@ impl Layout {
             ("blocks without a partner, left out", unpaired.collect()),
             ("only in A", missing(&comparison.only_in_a)),
             ("only in B", missing(&comparison.only_in_b)),
+            ("quality only in A", missing(&comparison.quality_only_in_a)),
+            ("quality only in B", missing(&comparison.quality_only_in_b)),
         ];
         sections
             .into_iter()

@@ -55,6 +55,7 @@ fn compare(a: &[Record], b: &[Record]) -> Result<Comparison, CompareError> {
         journal(directories[0].path(), a),
         journal(directories[1].path(), b),
         QUESTION,
+        QualityMargins::default(),
     )
 }
 
@@ -194,7 +195,13 @@ fn the_originals_tables_are_compared_with_a_journal() {
             record
         })
         .collect();
-    let comparison = Comparison::of(original, journal(ours.path(), &records), QUESTION).unwrap();
+    let comparison = Comparison::of(
+        original,
+        journal(ours.path(), &records),
+        QUESTION,
+        QualityMargins::default(),
+    )
+    .unwrap();
     assert_eq!(comparison.cells[0].verdict, Effect::Same);
     assert_eq!(comparison.cells[0].statistic, Statistic::Mean);
     assert_eq!(

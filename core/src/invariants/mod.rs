@@ -10,12 +10,18 @@
 mod evaluation;
 mod memory;
 mod outputs;
+mod quality;
 mod time;
 mod weights;
 
 pub use evaluation::{COSINE, evaluation};
 pub use memory::{HELD_BYTES, MEMORY_CLAIM, MEMORY_LEAK, held_bytes, memory_claim, memory_leak};
 pub use outputs::{NON_FINITE_OUTPUTS, finite_outputs, finite_quality};
+pub use quality::{
+    BACKENDS_DISAGREE, COSINE_ABOVE_ONE, IMPLAUSIBLE_PERPLEXITY, NEGATIVE_DIVERGENCE, NOT_REPEATABLE,
+    Repeatability, cosines_at_most_one, divergences_not_negative, float32_backends_agree,
+    perplexity_is_plausible, repeats_itself,
+};
 pub use time::{DEVICE_IDLE, DEVICE_SECONDS, device_idle, device_seconds};
 pub use weights::{EXECUTION_CLAIM, WEIGHT_BITS, WEIGHT_LIST, execution_claims, join_weights, weight_bits};
 

@@ -20,8 +20,10 @@ mod test_values;
 pub use error::QualityError;
 pub use hidden_states::HiddenStatesAccumulator;
 pub use layers::{LayerAccumulator, LayerReport};
-pub use reference::{REFERENCE_LAYERS, Reference, ReferenceError, ReferenceWriter};
+pub use reference::{
+    REFERENCE_LAYERS, Reference, ReferenceError, ReferenceLabel, ReferenceWriter, WindowNll, read_label,
+};
 pub use tokens::{
     Compared, Prediction, SequenceInfo, SequencePair, SlidingNll, TokenAccumulator, TokenComparison,
-    TokenReport, Window, gc_share, windows,
+    TokenReport, Window, gc_share, window_nll, windows,
 };

@@ -5,6 +5,7 @@
 //! memory-mapped for reading, so that a worker holds no more than the sequence at hand.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
@@ -42,8 +43,8 @@ pub enum ReferenceError {
         /// Bytes that are there.
         found: u64,
     },
-    /// The sequences are not those that the reference was made from.
-    #[error("{path}: {what}; the reference was made from other data, run again")]
+    /// The reference is not of this run's model, data or settings.
+    #[error("{path}: {what}; make a reference for this run (leave --reference DIR out)")]
     Mismatch {
         /// The index.
         path: PathBuf,
@@ -52,12 +53,50 @@ pub enum ReferenceError {
     },
 }
 
+/// What a reference is of, and where it was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceLabel {
+    /// Content hashes and settings, by name, that decide what is stored: a run with others cannot use it.
+    pub identity: BTreeMap<String, String>,
+    /// What made it, by name (backend, device, hash of the plugin): differences are told, not refused.
+    pub origin: BTreeMap<String, String>,
+}
+
+/// The reference's nll over the sliding windows of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WindowNll {
+    /// Predicted tokens.
+    pub predicted: u64,
+    /// Sum of their nll in nats.
+    #[serde(with = "crate::results::number")]
+    pub nll: f64,
+}
+
+/// The label of the store in `directory`.
+///
+/// # Errors
+/// [`ReferenceError::Io`] without a finished store.
+pub fn read_label(directory: &Path) -> Result<ReferenceLabel, ReferenceError> {
+    Ok(read_index(&directory.join(INDEX_FILE))?.label)
+}
+
+fn read_index(path: &Path) -> Result<Index, ReferenceError> {
+    let read = || serde_json::from_slice::<Index>(&std::fs::read(path)?).map_err(std::io::Error::from);
+    read().map_err(|source| ReferenceError::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Index {
+    label: ReferenceLabel,
     vocabulary: usize,
     hidden: usize,
     /// Tokens of each sequence.
     tokens: Vec<usize>,
+    /// nll over sliding windows of each sequence, where that was asked for.
+    sliding: Vec<WindowNll>,
 }
 
 /// Writes a store, one sequence after the other.
@@ -69,11 +108,23 @@ pub struct ReferenceWriter {
 }
 
 impl ReferenceWriter {
-    /// Starts a store in `directory`, which must exist.
+    /// Starts a store in `directory`, which must exist; one that is there loses its validity.
     ///
     /// # Errors
     /// [`ReferenceError::Io`].
-    pub fn create(directory: &Path, vocabulary: usize, hidden: usize) -> Result<Self, ReferenceError> {
+    pub fn create(
+        directory: &Path,
+        label: ReferenceLabel,
+        vocabulary: usize,
+        hidden: usize,
+    ) -> Result<Self, ReferenceError> {
+        let index = directory.join(INDEX_FILE);
+        match std::fs::remove_file(&index) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(ReferenceError::Io { path: index, source });
+            }
+            _ => {}
+        }
         let create = |name: &str| {
             let path = directory.join(name);
             File::create(&path)
@@ -85,9 +136,11 @@ impl ReferenceWriter {
             pooled: create(POOLED_FILE)?,
             directory: directory.to_owned(),
             index: Index {
+                label,
                 vocabulary,
                 hidden,
                 tokens: Vec::new(),
+                sliding: Vec::new(),
             },
         })
     }
@@ -121,6 +174,11 @@ impl ReferenceWriter {
         Ok(())
     }
 
+    /// Keeps the nll over sliding windows of the sequence that was pushed last.
+    pub fn push_sliding(&mut self, sliding: WindowNll) {
+        self.index.sliding.push(sliding);
+    }
+
     /// Ends the store; without this it cannot be opened.
     ///
     /// # Errors
@@ -133,7 +191,10 @@ impl ReferenceWriter {
         self.logits.flush().map_err(|error| io(LOGITS_FILE, error))?;
         self.pooled.flush().map_err(|error| io(POOLED_FILE, error))?;
         let index = serde_json::to_vec(&self.index).map_err(|error| io(INDEX_FILE, error.into()))?;
-        std::fs::write(self.directory.join(INDEX_FILE), index).map_err(|error| io(INDEX_FILE, error))
+        let unfinished = self.directory.join("index.json.part");
+        std::fs::write(&unfinished, index)
+            .and_then(|()| std::fs::rename(&unfinished, self.directory.join(INDEX_FILE)))
+            .map_err(|error| io(INDEX_FILE, error))
     }
 }
 
@@ -146,22 +207,33 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Opens the store in `directory` and checks that it was made from sequences of these lengths.
+    /// Opens the store in `directory` and checks that it is of this identity and of sequences of these lengths.
     ///
     /// # Errors
     /// [`ReferenceError`].
     pub fn open(
         directory: &Path,
+        identity: &BTreeMap<String, String>,
         vocabulary: usize,
         hidden: usize,
         tokens: &[usize],
     ) -> Result<Self, ReferenceError> {
         let path = directory.join(INDEX_FILE);
-        let read = || serde_json::from_slice::<Index>(&std::fs::read(&path)?).map_err(std::io::Error::from);
-        let index = read().map_err(|source| ReferenceError::Io {
-            path: path.clone(),
-            source,
-        })?;
+        let index = read_index(&path)?;
+        let found = &index.label.identity;
+        let differences: Vec<String> = identity
+            .keys()
+            .chain(found.keys().filter(|name| !identity.contains_key(*name)))
+            .filter(|name| identity.get(*name) != found.get(*name))
+            .map(|name| {
+                let text = |map: &BTreeMap<String, String>| map.get(name).cloned().unwrap_or_default();
+                format!("{name} is `{}` there and `{}` here", text(found), text(identity))
+            })
+            .collect();
+        if !differences.is_empty() {
+            let what = differences.join(", ");
+            return Err(ReferenceError::Mismatch { path, what });
+        }
         let found = (index.vocabulary, index.hidden, index.tokens.as_slice());
         if found != (vocabulary, hidden, tokens) {
             let what = format!(
@@ -188,6 +260,16 @@ impl Reference {
             index,
             starts,
         })
+    }
+
+    /// What made it.
+    pub fn origin(&self) -> &BTreeMap<String, String> {
+        &self.index.label.origin
+    }
+
+    /// The reference's nll over the sliding windows of a sequence; `None` when none were asked for.
+    pub fn sliding(&self, sequence: usize) -> Option<WindowNll> {
+        self.index.sliding.get(sequence).copied()
     }
 
     /// The reference's logits of a sequence, `[tokens, vocabulary]`.
@@ -237,10 +319,33 @@ fn map(path: PathBuf, values: usize) -> Result<Mmap, ReferenceError> {
 mod tests {
     use super::*;
 
+    fn label() -> ReferenceLabel {
+        let map = |text: &str| BTreeMap::from([("model".to_owned(), text.to_owned())]);
+        ReferenceLabel {
+            identity: map("a1"),
+            origin: map("here"),
+        }
+    }
+
+    #[test]
+    fn another_identity_is_refused_with_what_differs() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = ReferenceWriter::create(directory.path(), label(), 1, 1).unwrap();
+        writer.push(&[1.0], [&[1.0], &[1.0]]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(read_label(directory.path()).unwrap(), label());
+        let other = BTreeMap::from([("model".to_owned(), "b2".to_owned())]);
+        let error = Reference::open(directory.path(), &other, 1, 1, &[1])
+            .err()
+            .unwrap();
+        let message = error.to_string();
+        assert!(message.contains("model is `a1` there and `b2` here"), "{message}");
+    }
+
     #[test]
     fn what_was_stored_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = ReferenceWriter::create(directory.path(), 3, 2).unwrap();
+        let mut writer = ReferenceWriter::create(directory.path(), label(), 3, 2).unwrap();
         writer
             .push(&[1.0, 2.0, 3.0], [&[10.0, 11.0], &[20.0, 21.0]])
             .unwrap();
@@ -248,7 +353,7 @@ mod tests {
             .push(&[4.0, 5.0, 6.0, 7.0, 8.0, 9.0], [&[12.0, 13.0], &[22.0, 23.0]])
             .unwrap();
         writer.finish().unwrap();
-        let reference = Reference::open(directory.path(), 3, 2, &[1, 2]).unwrap();
+        let reference = Reference::open(directory.path(), &label().identity, 3, 2, &[1, 2]).unwrap();
         assert_eq!(reference.logits(0), [1.0, 2.0, 3.0]);
         assert_eq!(reference.logits(1), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
         assert_eq!(reference.pooled(1, 0), [12.0, 13.0]);
@@ -258,20 +363,20 @@ mod tests {
     #[test]
     fn other_data_and_unfinished_stores_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let mut writer = ReferenceWriter::create(directory.path(), 1, 1).unwrap();
+        let mut writer = ReferenceWriter::create(directory.path(), label(), 1, 1).unwrap();
         writer.push(&[1.0], [&[1.0], &[1.0]]).unwrap();
         assert!(matches!(
-            Reference::open(directory.path(), 1, 1, &[1]),
+            Reference::open(directory.path(), &label().identity, 1, 1, &[1]),
             Err(ReferenceError::Io { .. })
         ));
         writer.finish().unwrap();
         assert!(matches!(
-            Reference::open(directory.path(), 1, 1, &[2]),
+            Reference::open(directory.path(), &label().identity, 1, 1, &[2]),
             Err(ReferenceError::Mismatch { .. })
         ));
         std::fs::write(directory.path().join(LOGITS_FILE), [0; 3]).unwrap();
         assert!(matches!(
-            Reference::open(directory.path(), 1, 1, &[1]),
+            Reference::open(directory.path(), &label().identity, 1, 1, &[1]),
             Err(ReferenceError::Size { .. })
         ));
     }

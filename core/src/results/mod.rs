@@ -12,7 +12,7 @@ mod evaluation_tables;
 mod files;
 mod journal;
 mod memory;
-mod number;
+pub(crate) mod number;
 mod quality;
 mod quality_parts;
 mod record;
@@ -34,7 +34,7 @@ pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_jou
 pub use memory::{CellMemory, Held, Probe, WeightMemory};
 pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,
-    quality_rows, read_distributions, read_quality, write_quality_tables,
+    is_noise_floor, quality_rows, read_distributions, read_quality, write_quality_tables,
 };
 pub use quality_parts::{GROUP_FILE, GroupRow, SEQUENCE_FILE, SequenceRow, group_rows, sequence_rows};
 pub use record::*;

@@ -13,7 +13,7 @@ enum NumberOrText {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
     match *value {
         value if value.is_finite() => serializer.serialize_f64(value),
         value if value.is_nan() => serializer.serialize_str("nan"),
@@ -22,7 +22,7 @@ pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::
     }
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     match NumberOrText::deserialize(deserializer)? {
         NumberOrText::Number(value) => Ok(value),
         NumberOrText::Text(text) => match text.as_str() {

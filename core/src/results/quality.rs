@@ -176,6 +176,12 @@ impl QualityRow {
     }
 }
 
+/// Whether a mode is a row of the noise floor (`standard~aa`, `standard~bf16noise`): in `quality_metrics.csv` only, no
+/// part of means, figures and comparisons.
+pub fn is_noise_floor(mode: &str) -> bool {
+    mode.contains('~')
+}
+
 /// "Not a number" is no value; an infinite one is.
 pub(super) fn number(value: Option<f64>) -> Option<f64> {
     value.filter(|value| !value.is_nan())
@@ -285,6 +291,7 @@ pub fn distribution_rows(records: &[Record]) -> Vec<DistributionRow> {
     };
     records
         .iter()
+        .filter(|record| !is_noise_floor(&record.cell.mode))
         .flat_map(|record| {
             statistics(record)
                 .into_iter()

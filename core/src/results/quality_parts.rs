@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::quality::{number, usable};
+use super::quality::{is_noise_floor, number, usable};
 use super::{Cell, CellKind, Record, SequenceQuality, TokenGroup, TokenQuality};
 
 /// Name of the table by genome, by share of G and C, and by the reference's confidence.
@@ -123,7 +123,7 @@ impl SequenceRow {
 fn token_level(records: &[Record]) -> impl Iterator<Item = (&Cell, &TokenQuality)> {
     records
         .iter()
-        .filter(|record| record.cell.kind == CellKind::Quality)
+        .filter(|record| record.cell.kind == CellKind::Quality && !is_noise_floor(&record.cell.mode))
         .filter_map(|record| Some((&record.cell, usable(record)?.tokens_level.as_ref()?)))
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use qbench_core::{
-    compare::{Comparison, Measured, markdown, text},
+    compare::{Comparison, Measured, QualityMargins, QualityVerdict, markdown, text},
     statistics::{Effect, Question},
 };
 use serde::Serialize;
@@ -28,9 +28,13 @@ pub(super) fn compare(arguments: &CompareArgs, output: &OutputArgs) -> Result<Ex
         margin: arguments.margin,
         alpha: arguments.alpha,
     };
+    let margins = QualityMargins {
+        kl: arguments.kl_margin,
+        perplexity: arguments.perplexity_margin,
+    };
     let a = Measured::read(&arguments.a).map_err(usage)?;
     let b = Measured::read(&arguments.b).map_err(usage)?;
-    let comparison = Comparison::of(a, b, question).map_err(usage)?;
+    let comparison = Comparison::of(a, b, question, margins).map_err(usage)?;
     if !output.quiet {
         for warning in &comparison.warnings {
             printer::note(&format!("warning: {warning}"));
@@ -58,12 +62,19 @@ pub(super) fn compare(arguments: &CompareArgs, output: &OutputArgs) -> Result<Ex
 
 /// Whether the policy says no. A cell that had numbers in A and failed in B is worse than a slower one.
 fn fails(comparison: &Comparison, policy: FailOn) -> bool {
-    let slower = comparison.count(Effect::Slower) + comparison.failed_in_b() > 0;
+    let failed = comparison.failed_in_b() > 0;
+    let slower = comparison.count(Effect::Slower) > 0;
+    let worse = comparison.count_quality(QualityVerdict::Worse) > 0;
+    let slow_ambiguous = comparison.count(Effect::Ambiguous) > 0 || !comparison.only_in_a.is_empty();
+    let ambiguous = slow_ambiguous
+        || comparison.count_quality(QualityVerdict::Ambiguous) > 0
+        || !comparison.quality_only_in_a.is_empty();
     match policy {
         FailOn::Never => false,
-        FailOn::Slower => slower,
-        FailOn::SlowerOrAmbiguous => {
-            slower || comparison.count(Effect::Ambiguous) > 0 || !comparison.only_in_a.is_empty()
-        }
+        FailOn::Slower => failed || slower,
+        FailOn::SlowerOrAmbiguous => failed || slower || slow_ambiguous,
+        FailOn::Worse => failed || worse,
+        FailOn::Regression => failed || slower || worse,
+        FailOn::RegressionOrAmbiguous => failed || slower || worse || ambiguous,
     }
 }

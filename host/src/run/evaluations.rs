@@ -6,13 +6,16 @@ use qbench_core::results::{Cell, CellKind};
 use qbench_sdk::DType;
 
 use super::{
-    Plan, PlannedCell, QualityGroup, quality_cell,
+    Plan, PlannedCell, QualityGroup,
+    plan::REFERENCE_MODE,
+    quality_cell,
+    reference::directory_name,
     schedule::{cell, job},
 };
 use crate::{
-    cli::Evaluate,
+    cli::{Evaluate, precision_name},
     plugins::SchemeChoice,
-    worker::{CellJob, Question, Task},
+    worker::{CellJob, QualityTask, Question, Task},
 };
 
 /// The cells that are compared with a reference on disk; `directory` is where references lie while they are needed.
@@ -21,7 +24,7 @@ pub(super) fn groups(plan: &Plan, directory: &Path) -> Vec<QualityGroup> {
         return Vec::new();
     }
     let of_condition = |condition: &String| {
-        let directory = directory.join(condition.replace(['=', '~'], "_"));
+        let directory = directory.join(directory_name(condition));
         token_group(plan, condition, &directory)
             .into_iter()
             .chain(questions(plan).map(move |question| question_group(plan, condition, question, &directory)))
@@ -32,15 +35,15 @@ pub(super) fn groups(plan: &Plan, directory: &Path) -> Vec<QualityGroup> {
 
 /// The quality cells of a condition, then its sensitivity cells, which share their reference.
 fn token_group(plan: &Plan, condition: &str, directory: &Path) -> Option<QualityGroup> {
-    let task = Task::Quality {
-        directory: directory.to_owned(),
-    };
+    let quality = plan.quality_task(condition, directory);
+    let task = Task::Quality(quality.clone());
     let mut modes = Vec::new();
     if plan.evaluates(Evaluate::Tokens) {
         modes.extend(plan.modes.iter().map(|scheme| PlannedCell {
             cell: quality_cell(plan, scheme, condition),
             job: job(plan, scheme, condition, task.clone()),
         }));
+        modes.extend(noise_floor(plan, condition, &quality));
     }
     for scheme in plan.modes.iter().filter(|scheme| scheme.id != plan.reference.id) {
         modes.extend(plan.parts.iter().map(|part| PlannedCell {
@@ -56,15 +59,44 @@ fn token_group(plan: &Plan, condition: &str, directory: &Path) -> Option<Quality
             },
         }));
     }
-    let task = Task::Reference {
-        directory: directory.to_owned(),
-    };
     (!modes.is_empty()).then(|| QualityGroup {
         name: condition.to_owned(),
-        directory: directory.to_owned(),
-        reference: reference_job(plan, condition, task),
+        directory: quality.directory.clone(),
+        made: plan.kept_reference.is_some(),
+        reference: CellJob {
+            compute: plan.reference_dtype(),
+            ..job(plan, &plan.reference, condition, Task::Reference(quality))
+        },
         modes,
     })
+}
+
+/// What differs from the reference without any quantisation: the reference once more (A/A), and the f32 model with weights
+/// off by up to half a step of bf16.
+fn noise_floor(plan: &Plan, condition: &str, quality: &QualityTask) -> [PlannedCell; 2] {
+    let planned = |suffix: &str, compute: DType, bf16_noise: bool| PlannedCell {
+        cell: Cell {
+            mode: format!("{REFERENCE_MODE}~{suffix}"),
+            precision: precision_name(compute).to_owned(),
+            ..quality_cell(plan, &plan.reference, condition)
+        },
+        job: CellJob {
+            compute,
+            ..job(
+                plan,
+                &plan.reference,
+                condition,
+                Task::Quality(QualityTask {
+                    bf16_noise,
+                    ..quality.clone()
+                }),
+            )
+        },
+    };
+    [
+        planned("aa", plan.reference_dtype(), false),
+        planned("bf16noise", DType::F32, true),
+    ]
 }
 
 /// What modes are asked about biology.
@@ -120,6 +152,7 @@ fn question_group(
         reference: reference_job(plan, condition, task),
         modes: plan.modes.iter().map(planned).collect(),
         directory,
+        made: false,
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use qbench_core::{
-    checkpoint::{Checkpoint, Granularity, ModelSource, ModulePolicy, Part, parts},
+    checkpoint::{Checkpoint, Dimensions, Granularity, ModelSource, ModulePolicy, Part, parts},
     data::Dataset,
     measure::sampling::SamplingSettings,
     workload::Condition,
@@ -19,6 +19,7 @@ use qbench_sdk::{DType, backend::DeviceInfo};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::reference::{self, KeptReference, QualitySettings};
 use crate::{
     cli::{Evaluate, RunArgs, Sensitivity, precision_name},
     failure::usage,
@@ -52,6 +53,10 @@ pub struct Plan {
     #[serde(serialize_with = "serialize_names")]
     pub parts: Vec<Part>,
     pub keep_reference: bool,
+    /// A reference of an earlier run to compare with.
+    pub kept_reference: Option<KeptReference>,
+    /// Sequences a call where quality is evaluated.
+    pub quality_batch_size: NonZeroUsize,
 }
 
 /// What all cells of a run share.
@@ -86,6 +91,7 @@ pub struct Configuration {
     pub layer_sequences: usize,
     pub window_bases: usize,
     pub variant_positions: usize,
+    pub quality: QualitySettings,
 }
 
 #[expect(
@@ -134,7 +140,13 @@ impl Plan {
         });
         let (data, dataset) = data(arguments)?;
 
+        let conditions = unique(conditions(arguments).iter().map(Condition::to_string));
+        let dimensions =
+            Dimensions::from_config(checkpoint.config_path(), checkpoint.config()).map_err(usage)?;
+        let (quality, kept_reference) =
+            reference::resolve(arguments, precision, &backend.info.id, &conditions, &dimensions)?;
         let configuration = Configuration {
+            quality,
             model: argument(&source),
             commit: source.commit().to_owned(),
             model_label: source.label(),
@@ -165,7 +177,7 @@ impl Plan {
         };
         Ok(Self {
             reference: registry.scheme(REFERENCE_MODE)?,
-            conditions: unique(conditions(arguments).iter().map(Condition::to_string)),
+            conditions,
             batch_sizes: unique(arguments.batch_sizes.iter().copied()),
             repeats: arguments.num_repeats,
             cell_timeout_seconds: arguments.cell_timeout,
@@ -173,7 +185,9 @@ impl Plan {
             measure_performance: !arguments.skip_performance,
             evaluations: evaluations(arguments),
             parts,
-            keep_reference: arguments.keep_reference,
+            keep_reference: arguments.keep_reference || kept_reference.is_some(),
+            kept_reference,
+            quality_batch_size: arguments.quality_batch_size,
             configuration,
             modes,
         })

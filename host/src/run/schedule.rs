@@ -37,6 +37,8 @@ pub struct QualityGroup {
     pub name: String,
     /// Where the reference's outputs lie while they are needed.
     pub directory: PathBuf,
+    /// Whether the reference is there already.
+    pub made: bool,
     pub reference: CellJob,
     pub modes: Vec<PlannedCell>,
 }
@@ -94,9 +96,16 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
     cells
 }
 
-/// The quality cell of a mode: one sequence a call, once.
+/// The quality cell of a mode, which runs once.
 pub fn quality_cell(plan: &Plan, scheme: &SchemeChoice, condition: &str) -> Cell {
-    cell(plan, CellKind::Quality, scheme, condition, 1, 0)
+    cell(
+        plan,
+        CellKind::Quality,
+        scheme,
+        condition,
+        plan.quality_batch_size.get(),
+        0,
+    )
 }
 
 pub(super) fn cell(

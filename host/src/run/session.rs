@@ -11,7 +11,7 @@ use qbench_core::{
 use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
 use crate::{
     child::{self, ChildFailure, Limits, Verb},
-    cli::Evaluate,
+    cli::{Evaluate, precision_name},
     interrupt, printer,
     worker::{CellJob, CellOutcome},
 };
@@ -118,7 +118,9 @@ impl<'a> Session<'a> {
         if interrupt::pending().is_some() {
             return Ok(());
         }
-        let made = if group.modes.iter().all(|planned| self.finished(planned).is_some()) {
+        let made = if group.made {
+            Ok(())
+        } else if group.modes.iter().all(|planned| self.finished(planned).is_some()) {
             self.progress
                 .finish(&format!("reference, {}: not needed again", group.name));
             Ok(())
@@ -148,7 +150,8 @@ impl<'a> Session<'a> {
     }
 
     fn make_reference(&mut self, group: &QualityGroup) -> Result<Result<(), ChildFailure>> {
-        let what = format!("reference (float32 standard), {}", group.name);
+        let precision = precision_name(group.reference.compute);
+        let what = format!("reference ({precision} standard), {}", group.name);
         fs::create_dir_all(&group.directory)
             .with_context(|| format!("create {}", group.directory.display()))?;
         self.progress.start(&what);

@@ -6,6 +6,7 @@ use qbench_core::{
     data::{DataError, Dataset},
     invariants::Violation,
     measure::sampling::SamplingSettings,
+    quality::ReferenceLabel,
     results::{Evaluation, LayerExecution, Performance, Quality, WeightMemory},
 };
 use qbench_sdk::DType;
@@ -70,10 +71,10 @@ pub enum Task {
         sampling: SamplingSettings,
         max_batches: Option<usize>,
     },
-    /// Write the outputs that modes are compared with into `directory`.
-    Reference { directory: PathBuf },
-    /// Compare the outputs with those in `directory`.
-    Quality { directory: PathBuf },
+    /// Write the outputs that modes are compared with.
+    Reference(QualityTask),
+    /// Compare the outputs with those.
+    Quality(QualityTask),
     /// Compare the hidden states over so many sequences with those of `reference` in f32, which runs beside.
     Layers { reference: SchemeChoice, samples: usize },
     /// Write what the model says to a biological question into `directory`.
@@ -91,6 +92,36 @@ pub enum Question {
     Variants { window_bases: usize, positions: usize },
     /// Which fragments belong together.
     Binning,
+}
+
+/// How quality is evaluated: the same for the reference and all modes of a condition, but for the noise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QualityTask {
+    /// Where the reference's outputs lie.
+    pub directory: PathBuf,
+    /// Where values go that are too many for memory.
+    pub scratch: PathBuf,
+    /// What they are of.
+    pub label: ReferenceLabel,
+    /// The reference in words.
+    pub reference: String,
+    /// Type in which the reference is computed.
+    pub reference_precision: DType,
+    /// Sequences a call.
+    pub batch_size: NonZeroUsize,
+    /// Windows of the sliding perplexity, where it is asked for.
+    pub windows: Option<SlidingWindows>,
+    /// Perturb the weights by up to half a step of bf16.
+    pub bf16_noise: bool,
+}
+
+/// Windows over a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlidingWindows {
+    /// Tokens a window.
+    pub context_len: usize,
+    /// Tokens from one window's start to the next.
+    pub stride: usize,
 }
 
 /// What a worker found.

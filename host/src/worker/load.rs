@@ -12,7 +12,7 @@ use qbench_sdk::{
     backend::{DeviceInfo, Execution, LoadRequest, ModelInfo},
 };
 
-use super::{CellJob, witness::Witness};
+use super::{CellJob, Task, noise::Bf16Noise, witness::Witness};
 use crate::{hash::sha256_of_file, plugins};
 
 /// A loaded model with what the host knows of it.
@@ -43,15 +43,19 @@ pub(super) fn open_checkpoint(job: &CellJob) -> Result<Arc<Checkpoint>> {
 
 /// Loads the model with the job's scheme on the job's backend.
 pub(super) fn load(job: &CellJob, checkpoint: &Arc<Checkpoint>) -> Result<Loaded> {
-    let scheme = open(&job.scheme.path, &job.scheme.sha256)?
-        .open_scheme(&job.scheme.id, &job.scheme.options)
-        .with_context(|| format!("mode `{}`", job.scheme.mode))?;
+    let scheme: Arc<dyn QuantScheme> = match &job.task {
+        Task::Quality(task) if task.bf16_noise => Arc::new(Bf16Noise { seed: job.seed }),
+        _ => Arc::from(
+            open(&job.scheme.path, &job.scheme.sha256)?
+                .open_scheme(&job.scheme.id, &job.scheme.options)
+                .with_context(|| format!("mode `{}`", job.scheme.mode))?,
+        ),
+    };
     let backend = open(&job.backend.path, &job.backend.sha256)?
         .open_backend(&job.backend.info.id, &job.backend.options)
         .with_context(|| format!("backend `{}`", job.backend.info.id))?;
     let device = find_device(backend.as_ref(), job)?;
     let policy = ModulePolicy::new(&job.skip, &job.only)?;
-    let scheme: Arc<dyn QuantScheme> = Arc::from(scheme);
     let weights = StoredWeights::new(
         checkpoint.clone(),
         scheme.clone(),

@@ -5,6 +5,7 @@ mod forward;
 mod job;
 mod layers;
 mod load;
+mod noise;
 mod performance;
 mod probe;
 mod quality;
@@ -12,7 +13,7 @@ mod resources;
 mod witness;
 mod workload;
 
-pub use job::{CellJob, CellOutcome, DataSource, Question, Task};
+pub use job::{CellJob, CellOutcome, DataSource, QualityTask, Question, SlidingWindows, Task};
 
 use anyhow::Result;
 use qbench_core::results::Status;
@@ -34,8 +35,8 @@ fn run_task(job: &CellJob) -> Result<CellOutcome> {
             sampling,
             max_batches,
         } => performance::run(job, *batch_size, sampling, *max_batches),
-        Task::Reference { directory } => quality::make_reference(job, directory),
-        Task::Quality { directory } => quality::compare(job, directory),
+        Task::Reference(task) => quality::make_reference(job, task),
+        Task::Quality(task) => quality::compare(job, task),
         Task::Layers { reference, samples } => layers::run(job, reference, *samples),
         Task::BiologyReference { question, directory } => biology::make_reference(job, *question, directory),
         Task::Biology { question, directory } => biology::compare(job, *question, directory),

@@ -31,7 +31,30 @@ pub(super) fn prepare(job: &CellJob, checkpoint: &Checkpoint) -> Result<Prepared
     Ok(prepare_with_data(job, checkpoint)?.0)
 }
 
-/// The same with the data set that the sequences come from; random ones come from none.
+/// The sequences of a cell as long as the condition leaves them, whatever the model's limit.
+pub(super) fn prepare_whole(job: &CellJob, checkpoint: &Checkpoint) -> Result<Vec<TokenisedSequence>> {
+    let condition: Condition = job.condition.parse()?;
+    let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
+    let tokenizer = Tokenizer::from_directory(directory)?;
+    let workload = Workload::prepare(
+        &job.data.read()?,
+        condition,
+        &sampling(job),
+        &tokenizer,
+        usize::MAX,
+    )?;
+    Ok(workload.sequences)
+}
+
+fn sampling(job: &CellJob) -> Sampling {
+    Sampling {
+        bins: job.bins.clone(),
+        samples_per_condition: job.samples_per_condition,
+        seed: job.seed,
+    }
+}
+
+/// The sequences of a cell with the data set that the sequences come from; random ones come from none.
 pub(super) fn prepare_with_data(
     job: &CellJob,
     checkpoint: &Checkpoint,
@@ -44,13 +67,8 @@ pub(super) fn prepare_with_data(
     }
     let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
     let tokenizer = Tokenizer::from_directory(directory)?;
-    let sampling = Sampling {
-        bins: job.bins.clone(),
-        samples_per_condition: job.samples_per_condition,
-        seed: job.seed,
-    };
     let data = job.data.read()?;
-    let workload = Workload::prepare(&data, condition, &sampling, &tokenizer, limit)?;
+    let workload = Workload::prepare(&data, condition, &sampling(job), &tokenizer, limit)?;
     check_vocabulary(&workload, dimensions.vocabulary, directory)?;
     let prepared = Prepared {
         workload,

@@ -45,6 +45,7 @@ impl<O: Ops> Model for DecoderModel<O> {
             max_positions: config.max_positions,
             deterministic: self.ops.deterministic(),
             workspace_bytes: self.decoder.table_bytes() + self.ops.workspace_bytes(),
+            repeat_kl_bound: None,
             weights: self.decoder.weights().to_vec(),
         })
     }

@@ -12,7 +12,7 @@ mod windows;
 use std::io;
 use std::path::Path;
 
-pub use pair::{Compared, Prediction, SequencePair, TokenComparison};
+pub use pair::{Compared, Prediction, SequencePair, TokenComparison, window_nll};
 pub use report::TokenReport;
 pub use sequence::{SequenceInfo, SlidingNll, gc_share};
 pub use windows::{Window, windows};

@@ -117,7 +117,7 @@ impl<'a> SequencePair<'a> {
                 kl: found.kl,
                 kl_reverse: found.kl_reverse,
                 js: found.js,
-                confidence: found.reference.confidence(),
+                confidence: found.reference.confidence,
                 same_top1: found.reference.top() == found.mode.top(),
                 same_top5: found.reference.same_top_set(&found.mode),
                 prediction: next.map(|token| Prediction {
@@ -132,8 +132,38 @@ impl<'a> SequencePair<'a> {
     }
 }
 
+/// The negative log likelihoods, in nats, of the tokens at `predicted` in a window whose logits `[tokens, vocabulary]`
+/// are given; NaN where a logit is not finite.
+///
+/// # Errors
+/// The shapes do not fit, or an id is beyond the vocabulary.
+///
+/// # Panics
+/// When `predicted` begins before the window's second token or ends beyond its last.
+pub fn window_nll(
+    logits: &[f32],
+    ids: &[u32],
+    predicted: std::ops::Range<usize>,
+    vocabulary: usize,
+) -> Result<Vec<f64>, QualityError> {
+    if logits.len() != ids.len() * vocabulary {
+        return Err(QualityError::LogitsShape {
+            side: "window",
+            found: logits.len(),
+            tokens: ids.len(),
+            vocabulary,
+        });
+    }
+    check_ids(ids, vocabulary)?;
+    let nll = |token: usize| {
+        let row = &logits[(token - 1) * vocabulary..][..vocabulary];
+        position::nll(row, ids[token] as usize)
+    };
+    Ok(predicted.map(nll).collect())
+}
+
 /// Whether every id is in the vocabulary.
-pub(super) fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), QualityError> {
+fn check_ids(ids: &[u32], vocabulary: usize) -> Result<(), QualityError> {
     match ids.iter().position(|&id| id as usize >= vocabulary) {
         Some(position) => Err(QualityError::UnknownToken {
             id: ids[position],

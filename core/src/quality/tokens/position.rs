@@ -32,7 +32,8 @@ pub(super) struct Distribution {
     tokens: usize,
     /// ln Σ exp of the logits, in f64.
     log_sum_exp: f64,
-    largest: f64,
+    /// Probability of the most likely token.
+    pub(super) confidence: f64,
 }
 
 impl Distribution {
@@ -50,11 +51,6 @@ impl Distribution {
     /// Negative log likelihood of a token with this logit, in nats.
     pub(super) fn nll(&self, logit: f32) -> f64 {
         self.log_sum_exp - f64::from(logit)
-    }
-
-    /// Probability of the most likely token.
-    pub(super) fn confidence(&self) -> f64 {
-        (self.largest - self.log_sum_exp).exp()
     }
 }
 
@@ -84,18 +80,19 @@ pub(super) fn compare(reference: &[f32], mode: &[f32], scratch: &mut Scratch) ->
         scratch.terms.push([p, q, r - m]);
     }
     let (reference_log, mode_log) = (reference_sum.ln(), mode_sum.ln());
-    let distribution = |top, max: f64, log: f64| Distribution {
+    let distribution = |top, max: f64, sum: f64| Distribution {
         top,
         tokens: reference.len().min(TOP),
-        log_sum_exp: max + log,
-        largest: max,
+        log_sum_exp: max + sum.ln(),
+        // The largest shifted logit is 0.
+        confidence: 1.0 / sum,
     };
     Position {
         kl: weighted / reference_sum - reference_log + mode_log,
         kl_reverse: weighted_reverse / mode_sum - mode_log + reference_log,
         js: jensen_shannon(&scratch.terms, reference_sum, mode_sum),
-        reference: distribution(reference_top, reference_max, reference_log),
-        mode: distribution(mode_top, mode_max, mode_log),
+        reference: distribution(reference_top, reference_max, reference_sum),
+        mode: distribution(mode_top, mode_max, mode_sum),
     }
 }
 
@@ -130,6 +127,16 @@ fn top(row: &[f32]) -> [usize; TOP] {
     top
 }
 
+/// The negative log likelihood of `token` in a row of logits, in nats; NaN where a logit is not finite.
+pub(super) fn nll(row: &[f32], token: usize) -> f64 {
+    if !row.iter().all(|logit| logit.is_finite()) {
+        return f64::NAN;
+    }
+    let largest = f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = row.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+    largest + sum.ln() - f64::from(row[token])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -148,8 +155,9 @@ mod tests {
         assert_close(position.kl, 1.0_f64.cosh().ln());
         assert_close(position.mode.nll(2.0), (1.0 + (-2.0_f64).exp()).ln());
         assert_close(position.reference.nll(0.0), 2.0_f64.ln());
+        assert_eq!(position.mode.nll(2.0), nll(&[0.0, 2.0], 1));
         assert_eq!((position.reference.top(), position.mode.top()), (0, 1));
-        assert_close(position.reference.confidence(), 0.5);
+        assert_close(position.reference.confidence, 0.5);
     }
 
     /// The other way round: KL = Σ q ln(q / (1/2)) = ln 2 − entropy of q; JS from its definition.

@@ -1,0 +1,123 @@
+//! Backends whose outputs are wrong are caught by an invariant, or shown for what they are.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{collections::BTreeMap, fs, path::Path, process::Output};
+
+use qbench_tests::{plugin, rows, small_run, stderr};
+
+type Row = BTreeMap<String, String>;
+
+/// A run of `standard` and `nf4` on the altering backend.
+fn run(alteration: &str, outdir: &Path, arguments: &[&str]) -> Output {
+    let plugins = tempfile::tempdir().unwrap();
+    fs::copy(
+        plugin("libtestplugin_altering.so"),
+        plugins.path().join("libqbench_fixture.so"),
+    )
+    .unwrap();
+    let mut command = small_run(outdir);
+    command
+        .args([
+            "--backend",
+            "altering",
+            "--modes",
+            "standard",
+            "nf4",
+            "--plugin-dir",
+        ])
+        .arg(plugins.path())
+        .args(arguments)
+        .env("QBENCH_TEST_BACKEND", plugin("libqbench_cpu.so"))
+        .env("QBENCH_TEST_OUTPUT", alteration);
+    command.output().unwrap()
+}
+
+fn logits_row(outdir: &Path, mode: &str) -> Row {
+    let rows = rows(&outdir.join("analysis/quality_metrics.csv"));
+    let found = rows
+        .into_iter()
+        .find(|row| row["quantization_mode"] == mode && row["layer"] == "logits");
+    found.unwrap()
+}
+
+#[test]
+fn an_honest_backend_passes() {
+    let outdir = tempfile::tempdir().unwrap();
+    let output = run("", outdir.path(), &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(logits_row(outdir.path(), "standard~aa")["token_kl_max"], "0.0");
+}
+
+#[test]
+fn a_nan_makes_every_row_invalid() {
+    let outdir = tempfile::tempdir().unwrap();
+    let output = run("nan", outdir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("non_finite_outputs"), "{message}");
+    let row = logits_row(outdir.path(), "4bit_nf4");
+    assert_eq!(row["status"], "invalid", "{row:?}");
+}
+
+#[test]
+fn a_backend_that_claims_the_same_bits_is_held_to_it() {
+    let outdir = tempfile::tempdir().unwrap();
+    let output = run("noise", outdir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(
+        message.contains("not_repeatable: the reference computed again"),
+        "{message}"
+    );
+}
+
+#[test]
+fn outputs_that_do_not_depend_on_the_mode_are_shown() {
+    let outdir = tempfile::tempdir().unwrap();
+    let output = run("constant", outdir.path(), &[]);
+    let journal = fs::read_to_string(outdir.path().join("cells.jsonl")).unwrap();
+    assert!(
+        journal.contains("equal the reference's bit for bit though weights are quantised"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// Exchanged logits are consistent with themselves: only another backend's reference shows them.
+#[test]
+fn exchanged_tokens_are_found_by_another_backends_reference() {
+    let honest = tempfile::tempdir().unwrap();
+    let mut command = small_run(honest.path());
+    command.args(["--modes", "standard", "nf4", "--keep-reference"]);
+    assert!(command.output().unwrap().status.success());
+
+    let alone = tempfile::tempdir().unwrap();
+    let output = run("swap", alone.path(), &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let beside = tempfile::tempdir().unwrap();
+    let reference = honest.path().join("reference");
+    let output = run(
+        "swap",
+        beside.path(),
+        &["--reference", reference.to_str().unwrap()],
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let row = logits_row(beside.path(), "standard");
+    assert_eq!(row["status"], "invalid", "{row:?}");
+    assert!(row["reason"].starts_with("backends_disagree"), "{row:?}");
+    assert!(reference.exists(), "a kept reference stays");
+
+    // The same reference is refused for other sequences.
+    let other = tempfile::tempdir().unwrap();
+    let output = run(
+        "",
+        other.path(),
+        &["--reference", reference.to_str().unwrap(), "--seed", "7"],
+    );
+    assert!(
+        stderr(&output).contains("seed is `42` there and `7` here"),
+        "{}",
+        stderr(&output)
+    );
+}
