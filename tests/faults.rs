@@ -10,15 +10,14 @@ use std::{
 };
 
 use assert_cmd::Command;
-use qbench_tests::{benchmark_table, built, fails, plugin, rows, small_run, stderr};
+use qbench_tests::{benchmark_table, built, fails, plugin, rows, small_measurement, small_run, stderr};
 use tempfile::TempDir;
 
-/// A small run of `standard` and the misbehaving mode, with the directory that its plugin lies in.
-fn run_with(fault: &str, outdir: &Path) -> (Command, TempDir) {
+/// `command` with the misbehaving mode, and the directory that its plugin lies in.
+fn with_fault(mut command: Command, fault: &str) -> (Command, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let file = plugin("libtestplugin_misbehaving.so");
     fs::copy(file, directory.path().join("libqbench_fixture.so")).unwrap();
-    let mut command = small_run(outdir);
     command.arg("--plugin-dir").arg(directory.path());
     command.arg("--plugin").arg(format!("misbehaving:fault={fault}"));
     (command, directory)
@@ -27,7 +26,7 @@ fn run_with(fault: &str, outdir: &Path) -> (Command, TempDir) {
 /// Runs `standard` and the misbehaving mode, and returns the latter's status and reason.
 fn status_of(fault: &str) -> (String, String) {
     let outdir = tempfile::tempdir().unwrap();
-    let (mut command, _directory) = run_with(fault, outdir.path());
+    let (mut command, _directory) = with_fault(small_run(outdir.path()), fault);
     // Far above what a good cell takes here, far below what the faults ask for.
     command.args(["--cell-timeout", "20", "--memory-limit", "1.5"]);
     fails(&mut command, 1, &["of 6 cells failed or are invalid"]);
@@ -106,8 +105,8 @@ fn a_cell_that_takes_too_much_memory_is_stopped() {
 #[test]
 fn a_warning_of_a_plugin_is_shown_unless_quiet_is_asked_for() {
     let outdir = tempfile::tempdir().unwrap();
-    let (mut command, _directory) = run_with("warning", outdir.path());
-    let output = command.arg("--skip-quality").output().unwrap();
+    let (mut command, _directory) = with_fault(small_measurement(outdir.path()), "warning");
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("the test asked for a warning"),

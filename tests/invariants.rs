@@ -1,21 +1,20 @@
 //! A backend that holds, computes or claims what it must not ends as an invalid row that says so.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{fs, path::Path};
+use std::fs;
 
 use assert_cmd::Command;
-use qbench_tests::{benchmark_table, plugin, rows, small_run, stderr, stdout};
+use qbench_tests::{benchmark_table, plugin, rows, small_measurement, small_run, stderr, stdout};
 use tempfile::TempDir;
 
-/// A small run of `nf4` on the untruthful backend, with the directory that its plugin lies in.
-fn run_with(fault: &str, outdir: &Path) -> (Command, TempDir) {
+/// `command` with `nf4` on the untruthful backend, with the directory that its plugin lies in.
+fn with_fault(mut command: Command, fault: &str) -> (Command, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     fs::copy(
         plugin("libtestplugin_untruthful.so"),
         directory.path().join("libqbench_fixture.so"),
     )
     .unwrap();
-    let mut command = small_run(outdir);
     command.arg("--plugin-dir").arg(directory.path());
     command.args(["--modes", "nf4", "--backend"]);
     command.arg(format!("untruthful:fault={fault}"));
@@ -25,8 +24,8 @@ fn run_with(fault: &str, outdir: &Path) -> (Command, TempDir) {
 /// Names of the violations of the performance cell of `nf4`, and its reason.
 fn violations(fault: &str) -> (Vec<String>, String) {
     let outdir = tempfile::tempdir().unwrap();
-    let (mut command, _directory) = run_with(fault, outdir.path());
-    let output = command.arg("--skip-quality").output().unwrap();
+    let (mut command, _directory) = with_fault(small_measurement(outdir.path()), fault);
+    let output = command.output().unwrap();
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("cells failed or are invalid"), "{message}");
@@ -60,7 +59,7 @@ fn violations(fault: &str) -> (Vec<String>, String) {
 #[test]
 fn a_truthful_backend_is_believed() {
     let outdir = tempfile::tempdir().unwrap();
-    let (mut command, _directory) = run_with("", outdir.path());
+    let (mut command, _directory) = with_fault(small_run(outdir.path()), "");
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(!stdout(&output).contains("invalid"), "{}", stdout(&output));
@@ -79,7 +78,7 @@ fn outputs_that_are_no_numbers() {
 #[test]
 fn quality_of_outputs_that_are_no_numbers() {
     let outdir = tempfile::tempdir().unwrap();
-    let (mut command, _directory) = run_with("nan", outdir.path());
+    let (mut command, _directory) = with_fault(small_run(outdir.path()), "nan");
     assert_eq!(command.output().unwrap().status.code(), Some(1));
     let journal = fs::read_to_string(outdir.path().join("cells.jsonl")).unwrap();
     let quality = journal

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use qbench_tests::{built, rows, small_run, stderr, stdout};
+use qbench_tests::{built, rows, small_measurement, small_run, stderr, stdout};
 use serde_json::Value;
 
 fn manifest(outdir: &Path) -> Value {
@@ -20,8 +20,8 @@ fn manifest(outdir: &Path) -> Value {
 fn the_manifest_and_the_memory_table_tell_what_was_run() {
     let outdir = tempfile::tempdir().unwrap();
     let run = || {
-        let output = small_run(outdir.path())
-            .args(["--modes", "nf4", "--skip-quality", "--memory-table"])
+        let output = small_measurement(outdir.path())
+            .args(["--modes", "nf4", "--memory-table"])
             .env("OMP_NUM_THREADS", "3")
             .env("QBENCH_SECRET", "hidden")
             .output()

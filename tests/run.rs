@@ -3,7 +3,9 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use qbench_tests::{benchmark_table, fails, qbench, repository, rows, small_run, stderr, stdout};
+use qbench_tests::{
+    benchmark_table, fails, qbench, repository, rows, small_measurement, small_run, stderr, stdout,
+};
 
 const MODES: [&str; 5] = ["4bit_fp4", "4bit_nf4", "4bit_nf4_double", "8bit", "standard"];
 
@@ -148,8 +150,8 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
     assert_eq!(modes, BTreeSet::from(["4bit_nf4_double", "standard"]));
 
     // The same configuration adds to the results; another one starts anew and moves them away.
-    let mut again = small_run(outdir.path());
-    again.args(["--modes", "standard", "--skip-quality"]);
+    let mut again = small_measurement(outdir.path());
+    again.args(["--modes", "standard"]);
     assert!(again.output().unwrap().status.success());
     assert_eq!(rows(&benchmark_table(outdir.path())).len(), 1);
     let moved = fs::read_dir(outdir.path())

@@ -81,6 +81,19 @@ pub fn qbench() -> Command {
 /// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once. Of quality it evaluates
 /// the token level; `--evaluate` adds to that.
 pub fn small_run(outdir: &Path) -> Command {
+    let mut command = small(outdir);
+    command.args(["--evaluate", "tokens"]);
+    command
+}
+
+/// The same without quality.
+pub fn small_measurement(outdir: &Path) -> Command {
+    let mut command = small(outdir);
+    command.arg("--skip-quality");
+    command
+}
+
+fn small(outdir: &Path) -> Command {
     let mut command = qbench();
     command
         .args([
@@ -99,8 +112,6 @@ pub fn small_run(outdir: &Path) -> Command {
             "1",
             "--time-budget",
             "0",
-            "--evaluate",
-            "tokens",
             "--threads",
             "2",
             "--outdir",
