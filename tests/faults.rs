@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Child, Command as Process, Stdio},
     thread,
     time::{Duration, Instant},

@@ -99,7 +99,7 @@ fn memory_that_each_pass_leaves_behind() {
     let (names, reason) = violations("leak");
     assert!(names.contains(&"memory_leak".to_owned()), "{reason}");
     assert!(
-        reason.contains("equal passes left 4.000 MB behind, as the backend's allocator counts"),
+        reason.contains("left 4.000 MB behind each, as the backend's allocator counts"),
         "{reason}"
     );
     let (names, reason) = violations("quiet-leak");

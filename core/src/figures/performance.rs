@@ -87,34 +87,23 @@ pub(super) fn draw(
         ),
         (
             "energy_efficiency.png",
+            page("Energy by mode", power_panels(groups), &[], &spread),
+        ),
+        (
+            "energy_per_megabase.png",
             page(
-                "Energy by mode",
-                vec![
-                    bars(
-                        "Efficiency",
-                        "Tokens per joule",
-                        groups,
-                        &[|row| row.tokens_per_watt],
-                    ),
-                    bars("Power", "Mean power (W)", groups, &[|row| row.avg_power_W]),
-                ],
-                &[],
+                "Energy per million bases by mode",
+                vec![bars(
+                    "",
+                    "Energy (J/Mbp)",
+                    groups,
+                    &[|row| row.J_per_Mbp, |row| row.J_per_Mbp_net],
+                )],
+                &["all energy", "above idle power"],
                 &spread,
             ),
         ),
     ];
-    let per_base = page(
-        "Energy per million bases by mode",
-        vec![bars(
-            "",
-            "Energy (J/Mbp)",
-            groups,
-            &[|row| row.J_per_Mbp, |row| row.J_per_Mbp_net],
-        )],
-        &["all energy", "above idle power"],
-        &spread,
-    );
-    let pages = pages.into_iter().chain([("energy_per_megabase.png", per_base)]);
     let mut files = Vec::new();
     for (name, page) in pages {
         if !page.panels.is_empty() {
@@ -132,6 +121,18 @@ pub(super) fn draw(
         directory,
     )?);
     Ok(files)
+}
+
+fn power_panels(groups: &[ModeRows]) -> Vec<Panel> {
+    vec![
+        bars(
+            "Efficiency",
+            "Tokens per joule",
+            groups,
+            &[|row| row.tokens_per_watt],
+        ),
+        bars("Power", "Mean power (W)", groups, &[|row| row.avg_power_W]),
+    ]
 }
 
 /// Throughput against memory; `None` where one of them was not measured.

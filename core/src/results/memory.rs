@@ -90,10 +90,10 @@ pub struct CellMemory {
 pub struct Probe {
     /// Passes over the same short batch.
     pub passes: u64,
-    /// Bytes that the backend's allocator held more after the last than after the first.
-    pub backend_growth_bytes: i64,
-    /// The same by the system, where it counts.
-    pub system_growth_bytes: Option<i64>,
+    /// Bytes that each pass after the first left behind, as the backend's allocator counts.
+    pub backend_growth_bytes: Vec<i64>,
+    /// The same as the system counts; empty where it does not.
+    pub system_growth_bytes: Vec<i64>,
     /// Wall-clock seconds of the quickest pass, its synchronisation included.
     pub pass_seconds: f64,
     /// Seconds of the quickest second synchronisation, directly after the first.

@@ -12,7 +12,7 @@ use qbench_sdk::{
 
 use super::witness::Witness;
 
-/// The first settles what the short batch's shape asks for; the others are compared with it.
+/// The first settles what the short batch's shape asks for; each of the others is compared with the one before.
 const PASSES: u64 = 9;
 /// Tokens of the batch.
 const TOKENS: usize = 64;
@@ -46,7 +46,7 @@ pub(super) fn run(
             witness.and_then(|witness| witness.grown().ok()),
         ))
     };
-    let mut first = None;
+    let mut before = None;
     for _ in 0..PASSES {
         let mut output = ForwardOutput {
             pooled: vec![LayerOutput {
@@ -76,17 +76,15 @@ pub(super) fn run(
             let share = device / seconds;
             probe.device_share = Some(probe.device_share.map_or(share, |least| least.min(share)));
         }
-        first = Some(match first {
-            Some(first) => first,
-            None => counted(model)?,
-        });
-    }
-    if let Some((backend, system)) = first {
-        let (backend_after, system_after) = counted(model)?;
-        probe.backend_growth_bytes = backend_after as i64 - backend as i64;
-        probe.system_growth_bytes = system_after
-            .zip(system)
-            .map(|(after, before)| after as i64 - before as i64);
+        let (backend, system) = counted(model)?;
+        if let Some((backend_before, system_before)) = before.replace((backend, system)) {
+            let growth = |after: u64, before: u64| after as i64 - before as i64;
+            probe.backend_growth_bytes.push(growth(backend, backend_before));
+            let system = system.zip(system_before);
+            probe
+                .system_growth_bytes
+                .extend(system.map(|(after, before)| growth(after, before)));
+        }
     }
     Ok(probe)
 }

@@ -8,7 +8,11 @@ use qbench_core::{
 };
 use qbench_sdk::backend::Memory;
 
-use super::{CellJob, load::Loaded, witness};
+use super::{
+    CellJob,
+    load::Loaded,
+    witness::{self, Witness},
+};
 
 /// The weights of a loaded model, and what is wrong with its account of them.
 pub(super) fn weights(job: &CellJob, loaded: &Loaded) -> (Vec<WeightMemory>, Vec<Violation>) {
@@ -41,7 +45,7 @@ impl Accounts {
                 .witness
                 .as_ref()
                 .map_err(Clone::clone)
-                .and_then(|witness| witness.grown()),
+                .and_then(Witness::grown),
             peak_was_reset: witness::reset_process_peak(),
         })
     }
@@ -55,7 +59,7 @@ impl Accounts {
             .witness
             .as_ref()
             .map_err(Clone::clone)
-            .and_then(|witness| witness.grown());
+            .and_then(Witness::grown);
         let system = self
             .system_loaded
             .and_then(|before| system_after.map(|after| [before, after]));
@@ -78,7 +82,7 @@ impl Accounts {
             system_measured_by: loaded
                 .witness
                 .as_ref()
-                .map(witness::Witness::measured_by)
+                .map(Witness::measured_by)
                 .unwrap_or_default(),
             process_peak_bytes,
         })
@@ -92,7 +96,7 @@ pub(super) fn violations(
     memory: &CellMemory,
     probe: &Probe,
 ) -> Vec<Violation> {
-    let on_host = loaded.witness.as_ref().is_ok_and(witness::Witness::on_host);
+    let on_host = loaded.witness.as_ref().is_ok_and(Witness::on_host);
     let mut violations = Vec::new();
     // Without a list of weights nothing is declared; that is a violation already.
     if memory.declared_bytes > 0 {
