@@ -143,8 +143,8 @@ fn a_plugin_by_its_alias_runs_beside_standard() {
     let result: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(result["schema"], "qbench.run/1");
     assert_eq!(result["failed"], 0);
-    // Two modes, two repeats, a quality cell each, and the noise floor.
-    assert_eq!(result["cells"].as_array().unwrap().len(), 8);
+    // Two modes, two repeats; for each mode a cell of its predictions and one of its layers; two of the noise floor.
+    assert_eq!(result["cells"].as_array().unwrap().len(), 10);
     let table = rows(&benchmark_table(outdir.path()));
     let modes: BTreeSet<&str> = table.iter().map(|row| row["quantization"].as_str()).collect();
     assert_eq!(modes, BTreeSet::from(["4bit_nf4_double", "standard"]));
