@@ -15,8 +15,9 @@ const ORIGINAL_COLUMNS: &str = "model,commit,gpu_name,driver,cuda,torch,precisio
     flops_per_seq,TFLOPs_per_s,eff_seq_per_TFLOP,eff_tokens_per_TFLOP,tokens_per_watt,";
 
 /// Files of the analysis on a machine without power readings.
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "quant_summary.csv",
+    "timing_analysis.csv",
     "memory_analysis.csv",
     "throughput_comparison.csv",
     "best_performers.csv",

@@ -44,6 +44,7 @@ pub fn built() -> &'static Path {
             "qbench-testplugin-altering",
             "qbench-testplugin-misbehaving",
             "qbench-testplugin-other-abi",
+            "qbench-testplugin-sleeping",
             "qbench-testplugin-untruthful",
         ] {
             cargo.args(["--package", package]);
