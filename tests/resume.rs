@@ -11,7 +11,7 @@ use std::{
 };
 
 use qbench_core::results::{Cell, Status, read_journal};
-use qbench_tests::{benchmark_table, built, rows, small_run, stderr};
+use qbench_tests::{benchmark_table, built, rows, small_measurement, small_run, stderr};
 
 /// Performance and quality cells of a small run of all five modes, and two cells of the noise floor.
 const CELLS: usize = 12;
@@ -133,8 +133,8 @@ fn tiny_model(directory: &Path) -> String {
 fn tiny_run(model: &str, outdir: &Path) -> Process {
     let mut command = Process::new(built().join("qbench"));
     command
-        .args(small_run(outdir).get_args())
-        .args(["--model", model, "--skip-quality", "--num-repeats", "4"])
+        .args(small_measurement(outdir).get_args())
+        .args(["--model", model, "--num-repeats", "4"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     command

@@ -5,23 +5,16 @@ use std::{fs, path::Path};
 
 use qbench_core::results::{Performance, read_journal};
 use qbench_core::statistics::median;
-use qbench_tests::{plugin, small_run, stderr};
+use qbench_tests::{plugin, small_measurement, stderr};
 
 /// Runs the sleeping backend with batches of so many microseconds and returns the cells' numbers.
 fn timed(microseconds: u64, arguments: &[&str], outdir: &Path) -> Vec<Performance> {
     let directory = tempfile::tempdir().unwrap();
     let file = plugin("libtestplugin_sleeping.so");
     fs::copy(file, directory.path().join("libqbench_sleeping.so")).unwrap();
-    let mut command = small_run(outdir);
+    let mut command = small_measurement(outdir);
     command
-        .args([
-            "--backend",
-            "sleeping",
-            "--modes",
-            "standard",
-            "--skip-quality",
-            "--plugin-dir",
-        ])
+        .args(["--backend", "sleeping", "--modes", "standard", "--plugin-dir"])
         .arg(directory.path())
         .args(arguments)
         .env("QBENCH_TEST_SLEEP_US", microseconds.to_string());

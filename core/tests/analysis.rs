@@ -307,7 +307,7 @@ fn an_invalid_row_is_in_the_report_and_in_no_mean() {
         found.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
     };
     assert!(
-        line("8bit").starts_with("8bit 30.00 3.00x "),
+        line("8bit").starts_with("8bit 30.00 - 3.00x "),
         "{}",
         summary.overview
     );

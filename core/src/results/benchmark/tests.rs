@@ -37,7 +37,9 @@ fn columns_are_the_originals_in_order_then_ours() {
          quantize_GB_per_s,tokenize_s,flops_per_seq_exact,J_per_token,J_per_Mbp,memory_measured_by,energy_reason,\
          execution,truncated_seqs,threads,passes,batch_ms_median,batch_ms_ci_low,batch_ms_ci_high,batch_ms_std,\
          batch_ms_min,batch_ms_max,batch_ms_p90,batch_ms_p99,batch_outliers,device_ms_median,tokens_per_s_median,\
-         bases_per_s_median,timing,warmup_s,warmup_settled\n"
+         bases_per_s_median,timing,warmup_s,warmup_settled,declared_GB,workspace_GB,bits_per_weight,\
+         system_static_GB,process_peak_GB,energy_source,energy_counter_J,energy_integrated_J,energy_net_J,\
+         idle_before_W,idle_after_W,J_per_token_net,J_per_Mbp_net,sm_clock_MHz,temperature_C,throttle\n"
     );
 }
 
