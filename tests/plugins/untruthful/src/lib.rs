@@ -169,7 +169,7 @@ impl Averaging {
         };
         out.fill(0.0);
         let mut row = vec![0.0; self.hidden];
-        let count = mask.iter().filter(|mask| **mask == 1).count().max(1) as f32;
+        let count = mask.iter().map(|mask| f32::from(*mask)).sum::<f32>().max(1.0);
         for (id, _) in ids.iter().zip(mask).filter(|(_, mask)| **mask == 1) {
             matrix.read_row(*id as usize, &mut row)?;
             for (sum, value) in out.iter_mut().zip(&row) {
