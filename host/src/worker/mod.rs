@@ -1,5 +1,6 @@
 //! A cell, run in a process of its own.
 
+mod allocator;
 mod biology;
 mod forward;
 mod job;

@@ -4,12 +4,13 @@ use nvml_wrapper::Device;
 use procfs::process::{ClearRefs, Process};
 use qbench_sdk::backend::DeviceInfo;
 
+use super::allocator;
 use crate::energy::nvml;
 
 /// What the system counts for a device, from a moment on.
 pub(super) struct Witness {
     counter: Counter,
-    before: u64,
+    before: [u64; 2],
 }
 
 enum Counter {
@@ -36,7 +37,7 @@ impl Witness {
     /// Who counts, in words.
     pub(super) fn measured_by(&self) -> String {
         match self.counter {
-            Counter::Process => "RssAnon of the process".to_owned(),
+            Counter::Process => "the process".to_owned(),
             Counter::Gpu(_) => "NVML for the whole GPU".to_owned(),
         }
     }
@@ -46,9 +47,14 @@ impl Witness {
         matches!(self.counter, Counter::Process)
     }
 
-    /// Bytes more than at the start.
+    /// Bytes more than at the start, by the count that saw more.
     pub(super) fn grown(&self) -> Result<u64, String> {
-        Ok(self.counter.count()?.saturating_sub(self.before))
+        let now = self.counter.count()?;
+        let grown = now
+            .into_iter()
+            .zip(self.before)
+            .map(|(now, before)| now.saturating_sub(before));
+        Ok(grown.max().unwrap_or_default())
     }
 }
 
@@ -62,24 +68,19 @@ fn alone(gpu: Device<'static>) -> Result<Device<'static>, String> {
 }
 
 impl Counter {
-    fn count(&self) -> Result<u64, String> {
+    /// Bytes by two counts. Of a process, those in use by the C library's allocator, which plugins share with this
+    /// program, and private memory without what lies free in that allocator: memory from elsewhere shows in the second
+    /// only. Free memory that the system got back counts as free once more, so that the second is a lower bound.
+    fn count(&self) -> Result<[u64; 2], String> {
         match self {
             Self::Process => {
-                give_back_free_memory();
-                anonymous_bytes()
+                let allocator = allocator::read()?;
+                Ok([allocator.used, anonymous_bytes()?.saturating_sub(allocator.free)])
             }
-            Self::Gpu(gpu) => nvml::used_bytes(gpu).ok_or_else(|| "NVML shows no memory in use".to_owned()),
+            Self::Gpu(gpu) => nvml::used_bytes(gpu)
+                .map(|bytes| [bytes; 2])
+                .ok_or_else(|| "NVML shows no memory in use".to_owned()),
         }
-    }
-}
-
-/// Lets the allocator return what is free, so that only what is held is counted. Plugins share the allocator of the C
-/// library with this program.
-fn give_back_free_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: takes the allocator's own locks, and touches no memory that is in use.
-    unsafe {
-        libc::malloc_trim(0);
     }
 }
 
@@ -110,20 +111,39 @@ pub(super) fn process_peak_bytes() -> Option<u64> {
 mod tests {
     use super::*;
 
+    /// Blocks of this size lie in a thread's heap, which keeps what is freed at its end.
+    const BLOCK: usize = 100_000;
+    const BYTES: usize = 600 * BLOCK;
+
     #[test]
+    #[cfg(target_env = "gnu")]
     fn memory_that_is_held_is_counted_and_memory_that_is_freed_is_not() {
-        const BYTES: usize = 64 << 20;
         let device = DeviceInfo {
             id: "cpu".to_owned(),
             ..DeviceInfo::default()
         };
         let witness = Witness::start(&device).unwrap();
-        let held = std::hint::black_box(vec![1_u8; BYTES]);
+        let allocate = || -> Vec<Vec<u8>> { (0..BYTES / BLOCK).map(|_| vec![1; BLOCK]).collect() };
+        let (give, take) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let held = allocate();
+            give.send(()).unwrap();
+            ended.recv().unwrap();
+            drop(held);
+            give.send(()).unwrap();
+            // The thread lives on, and its heap with it.
+            ended.recv().unwrap();
+        });
+        take.recv().unwrap();
         let grown = witness.grown().unwrap();
         assert!(grown >= BYTES as u64, "{grown}");
-        drop(held);
+        end.send(()).unwrap();
+        take.recv().unwrap();
         // Other tests of this process allocate, though far less.
         let left = witness.grown().unwrap();
+        end.send(()).unwrap();
+        thread.join().unwrap();
         assert!(left < BYTES as u64 / 2, "{left}");
         assert!(witness.on_host());
     }
