@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Output};
 
-use qbench_tests::{plugin, rows, small_run, stderr};
+use qbench_tests::{plugin, qbench, rows, small_run, stderr};
+
+/// What quantising the scales as well changes in the mean KL of nf4 at the most, as a share.
+const DOUBLE_QUANTISATION: f64 = 0.01;
 
 type Row = BTreeMap<String, String>;
 
@@ -120,4 +123,61 @@ fn exchanged_tokens_are_found_by_another_backends_reference() {
         "{}",
         stderr(&output)
     );
+}
+
+/// The mean KL of a mode's tokens with the ends of its interval.
+fn mean_kl(outdir: &Path, mode: &str) -> [f64; 3] {
+    let row = logits_row(outdir, mode);
+    assert_eq!(row["interval_unit"], "genome");
+    ["_low", "", "_high"].map(|end| row[&format!("token_kl_mean{end}")].parse().unwrap())
+}
+
+/// The default model over three fragments of each genome of the default data, 128 tokens of each: enough for the
+/// intervals of the modes to lie apart.
+#[test]
+fn modes_of_the_default_model_are_told_apart() {
+    let outdir = tempfile::tempdir().unwrap();
+    let mut command = qbench();
+    command.args([
+        "run",
+        "--skip-performance",
+        "--evaluate",
+        "tokens",
+        "--threads",
+        "2",
+    ]);
+    command.args(["--truncate-tokens", "128", "--samples-per-cond", "39"]);
+    command.args([
+        "--modes",
+        "8bit",
+        "4bit_nf4",
+        "4bit_fp4",
+        "4bit_nf4_double",
+        "--outdir",
+    ]);
+    let output = command.arg(outdir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    let ascending = [
+        "standard~aa",
+        "standard~bf16noise",
+        "8bit",
+        "4bit_nf4",
+        "4bit_fp4",
+    ]
+    .map(|mode| (mode, mean_kl(outdir.path(), mode)));
+    for [(less, [_, mean, high]), (more, [low, ..])] in ascending.array_windows() {
+        assert!(mean < low && high < low, "{less} {high}, {more} {low}");
+    }
+    assert_eq!(
+        ascending[0].1, [0.0; 3],
+        "the reference once more is the reference"
+    );
+    let row = logits_row(outdir.path(), "standard~aa");
+    assert_eq!(row["token_kl_max"], "0.0");
+    let ([_, nf4, _], [_, double, _]) = (
+        mean_kl(outdir.path(), "4bit_nf4"),
+        mean_kl(outdir.path(), "4bit_nf4_double"),
+    );
+    assert!((double / nf4 - 1.0).abs() < DOUBLE_QUANTISATION, "{double} {nf4}");
 }
