@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     path::Path,
     process::{Child, Command as Process, Output, Stdio},
@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use qbench_core::results::{Cell, Record, Status, read_journal};
 use qbench_tests::{benchmark_table, built, rows, small_run, stderr};
 
 /// Performance and quality cells of a small run of all five modes, and two cells of the noise floor.
@@ -25,7 +26,8 @@ fn started(outdir: &Path) -> Child {
 }
 
 fn journal_lines(outdir: &Path) -> usize {
-    fs::read_to_string(outdir.join("cells.jsonl")).map_or(0, |text| text.lines().count())
+    // What a kill left of a line has no end.
+    fs::read_to_string(outdir.join("cells.jsonl")).map_or(0, |text| text.matches('\n').count())
 }
 
 /// Finishes the run and checks that every cell is there once.
@@ -90,22 +92,6 @@ fn a_reference_that_fails_takes_no_finished_cell_away() {
 }
 
 #[test]
-fn a_killed_host_loses_no_finished_cell() {
-    let outdir = tempfile::tempdir().unwrap();
-    // The same directory again and again, killed a little later each time, then finished.
-    for trial in 0..6 {
-        let mut run = started(outdir.path());
-        thread::sleep(Duration::from_millis(150 + 170 * trial));
-        run.kill().unwrap();
-        run.wait().unwrap();
-    }
-    let kept = journal_lines(outdir.path());
-    let output = finish(outdir.path());
-    assert_eq!(stderr(&output).matches("kept from an earlier run").count(), kept);
-    assert_eq!(journal_lines(outdir.path()), CELLS, "no cell twice");
-}
-
-#[test]
 fn an_interrupted_run_says_what_is_kept() {
     let outdir = tempfile::tempdir().unwrap();
     let run = started(outdir.path());
@@ -130,4 +116,161 @@ fn an_interrupted_run_says_what_is_kept() {
     assert!((2..CELLS).contains(&kept), "{kept}");
     let output = finish(outdir.path());
     assert_eq!(stderr(&output).matches("kept from an earlier run").count(), kept);
+}
+
+/// A model so small that a cell takes little more than its process.
+fn tiny_model(directory: &Path) -> String {
+    let config = directory.join("tiny.json");
+    fs::write(
+        &config,
+        r#"{"model_type":"mistral","hidden_size":32,"num_hidden_layers":1,"num_attention_heads":2,"intermediate_size":64,
+        "num_key_value_heads":1,"vocab_size":64,"max_position_embeddings":64,"rms_norm_eps":1e-5,"torch_dtype":"float32"}"#,
+    )
+    .unwrap();
+    format!("synthetic:{}", config.display())
+}
+
+/// A run of the five modes on it, four times each.
+fn tiny_run(model: &str, outdir: &Path) -> Process {
+    let mut command = Process::new(built().join("qbench"));
+    command
+        .args(["run", "--skip-quality", "--truncate-tokens", "48"])
+        .args(["--samples-per-cond", "4", "--warmup", "1", "--num-repeats", "4"])
+        .args([
+            "--time-budget",
+            "0",
+            "--threads",
+            "2",
+            "--model",
+            model,
+            "--outdir",
+        ])
+        .arg(outdir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// Cells of a tiny run.
+const TINY_CELLS: usize = 20;
+
+/// What the journal holds; it must be readable at any moment.
+fn records(outdir: &Path) -> Vec<Record> {
+    if outdir.exists() {
+        read_journal(outdir).unwrap().records
+    } else {
+        Vec::new()
+    }
+}
+
+/// The cells of these records, each with its latest status.
+fn cells(records: Vec<Record>) -> HashMap<Cell, Status> {
+    records
+        .into_iter()
+        .map(|record| (record.cell, record.status))
+        .collect()
+}
+
+fn finished(outdir: &Path) -> HashSet<Cell> {
+    let ok = cells(records(outdir))
+        .into_iter()
+        .filter(|(_, status)| *status == Status::Ok);
+    ok.map(|(cell, _)| cell).collect()
+}
+
+/// A pause below `most` milliseconds, at random, but the same in every run of the test.
+fn pause(trial: u64, most: u64) -> Duration {
+    // Knuth's multiplicative hash.
+    Duration::from_millis((((trial + 1) * 2_654_435_761 % (1 << 32)) * most) >> 32)
+}
+
+/// Runs the same command until it has nothing more to do, and checks that every cell is there once.
+fn finish_tiny(model: &str, outdir: &Path) {
+    let before = finished(outdir);
+    let lines = journal_lines(outdir);
+    assert!(tiny_run(model, outdir).status().unwrap().success());
+    let after = finished(outdir);
+    assert_eq!(after.len(), TINY_CELLS);
+    assert!(before.is_subset(&after));
+    assert_eq!(
+        journal_lines(outdir),
+        lines + TINY_CELLS - before.len(),
+        "a cell ran twice"
+    );
+    let table = rows(&benchmark_table(outdir));
+    assert_eq!(table.len(), TINY_CELLS);
+    assert!(table.iter().all(|row| row["status"] == "ok"), "{table:?}");
+}
+
+#[test]
+fn a_host_killed_at_any_moment_loses_no_finished_cell() {
+    const KILLS: u64 = 24;
+    let directory = tempfile::tempdir().unwrap();
+    let model = tiny_model(directory.path());
+    let mut killed = 0;
+    for round in 0.. {
+        let outdir = directory.path().join(format!("results-{round}"));
+        while killed < KILLS {
+            let mut run = tiny_run(&model, &outdir).spawn().unwrap();
+            thread::sleep(pause(killed, 700));
+            let kept = finished(&outdir);
+            run.kill().unwrap();
+            let ended = run.wait().unwrap();
+            assert!(kept.is_subset(&finished(&outdir)));
+            if ended.success() {
+                break;
+            }
+            killed += 1;
+        }
+        finish_tiny(&model, &outdir);
+        if killed >= KILLS {
+            break;
+        }
+    }
+}
+
+#[test]
+fn killed_workers_lose_their_own_cells_until_the_next_run() {
+    const KILLS: u64 = 20;
+    let directory = tempfile::tempdir().unwrap();
+    let model = tiny_model(directory.path());
+    let mut killed = 0;
+    for round in 0.. {
+        let outdir = directory.path().join(format!("results-{round}"));
+        let mut run = tiny_run(&model, &outdir).spawn().unwrap();
+        // Workers have a group of their own, and their parent is the host.
+        let children = format!("/proc/{0}/task/{0}/children", run.id());
+        let ended = loop {
+            if let Some(ended) = run.try_wait().unwrap() {
+                break ended;
+            }
+            thread::sleep(pause(killed, 60));
+            // The first children scan plugins, before the plan is written: a run that cannot is none.
+            if !outdir.join("manifest.json").exists() {
+                continue;
+            }
+            let workers = fs::read_to_string(&children).unwrap_or_default();
+            for worker in workers.split_whitespace() {
+                let kill = Process::new("kill")
+                    .args(["-KILL", worker])
+                    .stderr(Stdio::null())
+                    .status();
+                killed += u64::from(kill.unwrap().success());
+            }
+        };
+        let cells = cells(records(&outdir));
+        assert_eq!(cells.len(), TINY_CELLS, "every cell has a row");
+        let failed = cells.values().filter(|status| **status != Status::Ok).count();
+        assert_eq!(ended.code(), Some(i32::from(failed > 0)));
+        assert!(
+            cells
+                .values()
+                .all(|status| matches!(status, Status::Ok | Status::Crashed)),
+            "{cells:?}"
+        );
+        finish_tiny(&model, &outdir);
+        if killed >= KILLS {
+            break;
+        }
+    }
 }
