@@ -5,18 +5,18 @@ use std::{fs, path::Path};
 
 use qbench_core::results::{Performance, read_journal};
 use qbench_core::statistics::median;
-use qbench_tests::{plugin, small_measurement, stderr};
+use qbench_tests::{measurement_for, plugin, stderr};
 
 /// Runs the sleeping backend with batches of so many microseconds and returns the cells' numbers.
-fn timed(microseconds: u64, arguments: &[&str], outdir: &Path) -> Vec<Performance> {
+fn timed(microseconds: u64, time_budget: &str, outdir: &Path) -> Vec<Performance> {
     let directory = tempfile::tempdir().unwrap();
     let file = plugin("libtestplugin_sleeping.so");
     fs::copy(file, directory.path().join("libqbench_sleeping.so")).unwrap();
-    let mut command = small_measurement(outdir);
+    let mut command = measurement_for(time_budget, outdir);
     command
         .args(["--backend", "sleeping", "--modes", "standard", "--plugin-dir"])
         .arg(directory.path())
-        .args(arguments)
+        .args(["--target-ci", "0.01%"])
         .env("QBENCH_TEST_SLEEP_US", microseconds.to_string());
     let output = command.output().unwrap();
     assert!(
@@ -34,7 +34,7 @@ fn timed(microseconds: u64, arguments: &[&str], outdir: &Path) -> Vec<Performanc
 #[test]
 fn the_host_measures_at_least_what_the_backend_does() {
     let outdir = tempfile::tempdir().unwrap();
-    let cells = timed(500, &[], outdir.path());
+    let cells = timed(500, "0", outdir.path());
     let [cell] = cells.as_slice() else {
         panic!("{cells:?}")
     };
@@ -56,11 +56,7 @@ fn difference_from_a_backend_that_keeps_its_own_time() {
     );
     for microseconds in [100, 1_000, 10_000, 100_000] {
         let outdir = tempfile::tempdir().unwrap();
-        for cell in timed(
-            microseconds,
-            &["--force", "--time-budget", "3", "--target-ci", "0.01%"],
-            outdir.path(),
-        ) {
+        for cell in timed(microseconds, "3", outdir.path()) {
             let [host, own] =
                 [&cell.batch_seconds, &cell.device_seconds].map(|seconds| median(seconds).unwrap() * 1e6);
             println!(

@@ -82,19 +82,24 @@ pub fn qbench() -> Command {
 /// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once. Of quality it evaluates
 /// the token level; `--evaluate` adds to that.
 pub fn small_run(outdir: &Path) -> Command {
-    let mut command = small(outdir);
+    let mut command = small(outdir, "0");
     command.args(["--evaluate", "tokens"]);
     command
 }
 
 /// The same without quality.
 pub fn small_measurement(outdir: &Path) -> Command {
-    let mut command = small(outdir);
+    measurement_for("0", outdir)
+}
+
+/// The same, timed for so many seconds a cell.
+pub fn measurement_for(time_budget: &str, outdir: &Path) -> Command {
+    let mut command = small(outdir, time_budget);
     command.arg("--skip-quality");
     command
 }
 
-fn small(outdir: &Path) -> Command {
+fn small(outdir: &Path, time_budget: &str) -> Command {
     let mut command = qbench();
     command
         .args([
@@ -112,7 +117,7 @@ fn small(outdir: &Path) -> Command {
             "--num-repeats",
             "1",
             "--time-budget",
-            "0",
+            time_budget,
             "--threads",
             "2",
             "--outdir",
