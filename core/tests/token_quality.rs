@@ -1,10 +1,12 @@
 //! Every token-level statistic against numpy and scipy on stored logits; `fixtures/token_quality/generate.py` made them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{fs, path::Path};
+use std::{fs, ops::Range, path::Path};
 
 use qbench_core::{
-    quality::{SequenceInfo, SequencePair, TokenAccumulator},
+    quality::{
+        SequenceInfo, SequencePair, SlidingNll, TokenAccumulator, TokenComparison, window_nll, windows,
+    },
     results::{Distribution, TokenQuality},
 };
 use serde_json::Value;
@@ -26,36 +28,71 @@ fn expected() -> Value {
     serde_json::from_slice(&fs::read(fixture("expected.json")).unwrap()).unwrap()
 }
 
-/// The statistics, with `positions_a_call` positions compared at a time.
-fn evaluate(expected: &Value, positions_a_call: usize) -> TokenQuality {
+/// A stored sequence.
+struct Sequence {
+    /// Logits of the reference and of the mode, `[tokens, vocabulary]`.
+    logits: [Vec<f32>; 2],
+    ids: Vec<u32>,
+    genome: String,
+    gc: Option<f64>,
+    bases: usize,
+}
+
+fn vocabulary(expected: &Value) -> usize {
+    expected["vocabulary"].as_u64().unwrap() as usize
+}
+
+fn sequences(expected: &Value) -> Vec<Sequence> {
     let bytes = fs::read(fixture("logits.f32")).unwrap();
-    let values: Vec<f32> = bytes
+    let mut values = bytes
         .chunks_exact(4)
-        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
-        .collect();
-    let vocabulary = expected["vocabulary"].as_u64().unwrap() as usize;
-    let directory = tempfile::tempdir().unwrap();
-    let mut accumulator = TokenAccumulator::new(directory.path());
-    let mut rest = values.as_slice();
-    for (index, sequence) in expected["sequences"].as_array().unwrap().iter().enumerate() {
+        .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
+    let described = expected["sequences"].as_array().unwrap();
+    let read = described.iter().map(|sequence| {
         let ids: Vec<u32> = serde_json::from_value(sequence["ids"].clone()).unwrap();
-        let (reference, after) = rest.split_at(ids.len() * vocabulary);
-        let (mode, after) = after.split_at(ids.len() * vocabulary);
-        rest = after;
-        let pair = SequencePair::new(reference, mode, &ids, vocabulary).unwrap();
-        let positions: Vec<_> = (0..ids.len())
-            .step_by(positions_a_call)
-            .flat_map(|start| pair.compare(start..ids.len().min(start + positions_a_call)))
-            .collect();
-        let info = SequenceInfo {
-            index,
-            genome: sequence["genome"].as_str().unwrap(),
+        let mut side = || values.by_ref().take(ids.len() * vocabulary(expected)).collect();
+        Sequence {
+            logits: [side(), side()],
+            ids,
+            genome: sequence["genome"].as_str().unwrap().to_owned(),
             gc: sequence["gc"].as_f64(),
             bases: sequence["bases"].as_u64().unwrap() as usize,
+        }
+    });
+    let read = read.collect();
+    assert!(values.next().is_none());
+    read
+}
+
+/// The statistics, with `positions_a_call` positions compared at a time.
+fn evaluate(expected: &Value, positions_a_call: usize) -> TokenQuality {
+    evaluate_with(expected, |sequence| {
+        let [reference, mode] = &sequence.logits;
+        let pair = SequencePair::new(reference, mode, &sequence.ids, vocabulary(expected)).unwrap();
+        let positions = (0..sequence.ids.len())
+            .step_by(positions_a_call)
+            .flat_map(|start| pair.compare(start..sequence.ids.len().min(start + positions_a_call)))
+            .collect();
+        (positions, None)
+    })
+}
+
+fn evaluate_with(
+    expected: &Value,
+    compare: impl Fn(&Sequence) -> (Vec<TokenComparison>, Option<SlidingNll>),
+) -> TokenQuality {
+    let directory = tempfile::tempdir().unwrap();
+    let mut accumulator = TokenAccumulator::new(directory.path());
+    for (index, sequence) in sequences(expected).iter().enumerate() {
+        let info = SequenceInfo {
+            index,
+            genome: &sequence.genome,
+            gc: sequence.gc,
+            bases: sequence.bases,
         };
-        accumulator.add(info, &positions, None).unwrap();
+        let (positions, sliding) = compare(sequence);
+        accumulator.add(info, &positions, sliding).unwrap();
     }
-    assert!(rest.is_empty());
     accumulator.finish(1).unwrap().quality
 }
 
@@ -118,6 +155,74 @@ fn statistics_are_numpys_and_scipys() {
     ] {
         assert_close(name, value, &expected[name]);
     }
+}
+
+/// Logits of a model that sees a window only: the mean of the stored ones from the window's start on, in f32.
+fn logits_of_window(logits: &[f32], window: Range<usize>, vocabulary: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; vocabulary];
+    let mut seen = Vec::new();
+    for (count, row) in logits
+        .chunks(vocabulary)
+        .take(window.end)
+        .skip(window.start)
+        .enumerate()
+    {
+        for (sum, &logit) in sums.iter_mut().zip(row) {
+            *sum += f64::from(logit);
+        }
+        seen.extend(sums.iter().map(|sum| (sum / (count + 1) as f64) as f32));
+    }
+    seen
+}
+
+#[test]
+fn sliding_perplexity_is_numpys() {
+    let expected = expected();
+    let vocabulary = vocabulary(&expected);
+    let sliding = &expected["sliding"];
+    let of = |name: &str| sliding[name].as_u64().unwrap() as usize;
+    let (context_len, stride) = (of("context_len"), of("stride"));
+    let found = evaluate_with(&expected, |sequence| {
+        let mut sums = [0.0; 2];
+        let mut predicted = 0;
+        for window in windows(sequence.ids.len(), context_len, stride) {
+            let start = window.tokens.start;
+            let inside = window.predicted.start - start..window.predicted.end - start;
+            predicted += inside.len() as u64;
+            for (sum, logits) in sums.iter_mut().zip(&sequence.logits) {
+                let logits = logits_of_window(logits, window.tokens.clone(), vocabulary);
+                let ids = &sequence.ids[window.tokens.clone()];
+                *sum += window_nll(&logits, ids, inside.clone(), vocabulary)
+                    .unwrap()
+                    .iter()
+                    .sum::<f64>();
+            }
+        }
+        let [reference_nll, nll] = sums;
+        let [reference, mode] = &sequence.logits;
+        let pair = SequencePair::new(reference, mode, &sequence.ids, vocabulary).unwrap();
+        let sliding = SlidingNll {
+            predicted,
+            nll,
+            reference_nll,
+        };
+        (pair.compare(0..sequence.ids.len()), Some(sliding))
+    });
+    let found = found.sliding.unwrap();
+    assert_eq!(found.predicted as usize, of("predicted"));
+    assert_close("perplexity", found.perplexity.value, &sliding["perplexity"]);
+    assert_close(
+        "reference",
+        found.reference_perplexity,
+        &sliding["reference_perplexity"],
+    );
+    assert!(
+        found
+            .perplexity
+            .interval
+            .unwrap()
+            .contains(found.perplexity.value)
+    );
 }
 
 #[test]

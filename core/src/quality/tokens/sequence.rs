@@ -2,7 +2,7 @@ use super::pair::TokenComparison;
 use super::sums::{Of, Predictions, Sums};
 
 /// Ends of the ranges of the reference's confidence.
-pub(super) const CONFIDENCE_ENDS: [f64; 6] = [0.0, 0.25, 0.5, 0.75, 0.95, 1.0];
+pub(super) const CONFIDENCE_ENDS: [f64; 8] = [0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95, 1.0];
 pub(super) const CONFIDENCE_GROUPS: usize = CONFIDENCE_ENDS.len() - 1;
 /// Ranges of the share of G and C, 10 % each.
 pub(super) const GC_GROUPS: usize = 10;
