@@ -1,9 +1,10 @@
 //! Backends whose outputs are wrong are caught by an invariant, or shown for what they are.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{collections::BTreeMap, fs, path::Path, process::Output};
+use std::{collections::BTreeMap, fs, path::Path, process::Output, sync::OnceLock};
 
 use qbench_tests::{plugin, qbench, rows, small_run, stderr};
+use tempfile::TempDir;
 
 /// What quantising the scales as well changes in the mean KL of nf4 at the most, as a share.
 const DOUBLE_QUANTISATION: f64 = 0.01;
@@ -132,32 +133,40 @@ fn mean_kl(outdir: &Path, mode: &str) -> [f64; 3] {
     ["_low", "", "_high"].map(|end| row[&format!("token_kl_mean{end}")].parse().unwrap())
 }
 
-/// The default model over three fragments of each genome of the default data, 128 tokens of each: enough for the
-/// intervals of the modes to lie apart.
+/// The default model over two fragments of each genome of the default data, 128 tokens of each: enough for the
+/// intervals of the modes to lie apart. Returns the results directory.
+fn default_model() -> &'static Path {
+    static OUTDIR: OnceLock<TempDir> = OnceLock::new();
+    let outdir = OUTDIR.get_or_init(|| {
+        let outdir = tempfile::tempdir().unwrap();
+        let mut command = qbench();
+        command.args([
+            "run",
+            "--skip-performance",
+            "--evaluate",
+            "tokens",
+            "--threads",
+            "2",
+        ]);
+        command.args(["--truncate-tokens", "128"]);
+        command.args([
+            "--modes",
+            "8bit",
+            "4bit_nf4",
+            "4bit_fp4",
+            "4bit_nf4_double",
+            "--outdir",
+        ]);
+        let output = command.arg(outdir.path()).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        outdir
+    });
+    outdir.path()
+}
+
 #[test]
 fn modes_of_the_default_model_are_told_apart() {
-    let outdir = tempfile::tempdir().unwrap();
-    let mut command = qbench();
-    command.args([
-        "run",
-        "--skip-performance",
-        "--evaluate",
-        "tokens",
-        "--threads",
-        "2",
-    ]);
-    command.args(["--truncate-tokens", "128", "--samples-per-cond", "39"]);
-    command.args([
-        "--modes",
-        "8bit",
-        "4bit_nf4",
-        "4bit_fp4",
-        "4bit_nf4_double",
-        "--outdir",
-    ]);
-    let output = command.arg(outdir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
-
+    let outdir = default_model();
     let ascending = [
         "standard~aa",
         "standard~bf16noise",
@@ -165,7 +174,7 @@ fn modes_of_the_default_model_are_told_apart() {
         "4bit_nf4",
         "4bit_fp4",
     ]
-    .map(|mode| (mode, mean_kl(outdir.path(), mode)));
+    .map(|mode| (mode, mean_kl(outdir, mode)));
     for [(less, [_, mean, high]), (more, [low, ..])] in ascending.array_windows() {
         assert!(mean < low && high < low, "{less} {high}, {more} {low}");
     }
@@ -173,11 +182,55 @@ fn modes_of_the_default_model_are_told_apart() {
         ascending[0].1, [0.0; 3],
         "the reference once more is the reference"
     );
-    let row = logits_row(outdir.path(), "standard~aa");
+    let row = logits_row(outdir, "standard~aa");
     assert_eq!(row["token_kl_max"], "0.0");
-    let ([_, nf4, _], [_, double, _]) = (
-        mean_kl(outdir.path(), "4bit_nf4"),
-        mean_kl(outdir.path(), "4bit_nf4_double"),
-    );
+    let ([_, nf4, _], [_, double, _]) = (mean_kl(outdir, "4bit_nf4"), mean_kl(outdir, "4bit_nf4_double"));
     assert!((double / nf4 - 1.0).abs() < DOUBLE_QUANTISATION, "{double} {nf4}");
+}
+
+/// What `qbench compare` says of the token KL when the cell of mode `a` is replaced by that of `b`, and its exit code
+/// where a worse quality is a failure.
+fn replaced(a: &str, b: &str) -> (String, i32) {
+    let directory = tempfile::tempdir().unwrap();
+    let journal = fs::read_to_string(default_model().join("cells.jsonl")).unwrap();
+    for (name, mode) in [("a.jsonl", a), ("b.jsonl", b)] {
+        let lines = journal.lines().filter_map(|line| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            (record["cell"]["mode"] == mode).then(|| {
+                record["cell"]["mode"] = "candidate".into();
+                format!("{record}\n")
+            })
+        });
+        fs::write(directory.path().join(name), lines.collect::<String>()).unwrap();
+    }
+    let output = qbench()
+        .current_dir(directory.path())
+        .args(["compare", "a.jsonl", "b.jsonl", "--format", "json"])
+        .output()
+        .unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let metrics = value["quality"].as_array().unwrap();
+    let kl = metrics
+        .iter()
+        .find(|metric| metric["metric"] == "token_kl")
+        .unwrap();
+    assert_eq!(
+        (kl["sequences"].as_u64(), kl["pairs"].as_u64()),
+        (Some(26), Some(13))
+    );
+    (
+        kl["verdict"].as_str().unwrap().to_owned(),
+        output.status.code().unwrap(),
+    )
+}
+
+#[test]
+fn a_change_of_mode_is_better_worse_or_equivalent() {
+    assert_eq!(replaced("4bit_fp4", "4bit_nf4"), ("BETTER".to_owned(), 0));
+    assert_eq!(replaced("4bit_nf4", "4bit_fp4"), ("WORSE".to_owned(), 1));
+    assert_eq!(
+        replaced("4bit_nf4", "4bit_nf4_double"),
+        ("EQUIVALENT".to_owned(), 0)
+    );
+    assert_eq!(replaced("8bit", "8bit"), ("EQUIVALENT".to_owned(), 0));
 }
