@@ -11,11 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use serde::{Deserialize, Serialize};
 
 /// The layers whose pooled vectors are stored, in their order.
 pub const REFERENCE_LAYERS: [&str; 2] = ["last", "second_last"];
+
+/// Bytes that Linux may map around a page that is asked for, which brings back what was released before it: 64 KiB by
+/// default.
+const READ_AROUND: usize = 1 << 20;
 
 const LOGITS_FILE: &str = "logits.f32";
 const POOLED_FILE: &str = "pooled.f32";
@@ -282,6 +286,25 @@ impl Reference {
         &values[start..start + self.index.tokens[sequence] * self.index.vocabulary]
     }
 
+    /// Takes the logits of a sequence out of this process's memory again; [`logits`](Self::logits) would read them anew.
+    /// Without this, pages of the file that were read count as the process's for as long as nobody else needs the room.
+    ///
+    /// # Panics
+    /// When there is no such sequence.
+    pub fn release(&self, sequence: usize) {
+        let bytes = |values: usize| values * size_of::<f32>();
+        let end = bytes(self.starts[sequence] + self.index.tokens[sequence] * self.index.vocabulary);
+        let start = bytes(self.starts[sequence]).saturating_sub(READ_AROUND);
+        // SAFETY: a read-only mapping of a file: what is dropped is read from the file again, unchanged.
+        let dropped = unsafe {
+            self.logits
+                .unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+        };
+        if let Err(error) = dropped {
+            tracing::debug!("the logits of sequence {sequence} stay in memory: {error}");
+        }
+    }
+
     /// The reference's pooled vector of a sequence for layer `layer` of [`REFERENCE_LAYERS`], `[hidden]`.
     ///
     /// # Panics
@@ -355,6 +378,8 @@ mod tests {
         writer.finish().unwrap();
         let reference = Reference::open(directory.path(), &label().identity, 3, 2, &[1, 2]).unwrap();
         assert_eq!(reference.logits(0), [1.0, 2.0, 3.0]);
+        assert_eq!(reference.logits(1), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        reference.release(1);
         assert_eq!(reference.logits(1), [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
         assert_eq!(reference.pooled(1, 0), [12.0, 13.0]);
         assert_eq!(reference.pooled(0, 1), [20.0, 21.0]);

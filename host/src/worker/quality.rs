@@ -120,6 +120,7 @@ pub(super) fn compare(job: &CellJob, task: &QualityTask) -> Result<CellOutcome> 
             for (layer, accumulator) in layers.iter_mut().enumerate() {
                 accumulator.add(reference.pooled(index, layer), outputs.pooled(row, layer))?;
             }
+            reference.release(index);
             index += 1;
         }
     }
