@@ -1,9 +1,11 @@
 //! Backends whose outputs are wrong are caught by an invariant, or shown for what they are.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{collections::BTreeMap, fs, path::Path, process::Output, sync::OnceLock};
+use std::{collections::BTreeMap, fmt::Write, fs, path::Path, process::Output, sync::OnceLock};
 
-use qbench_tests::{plugin, qbench, rows, small_run, stderr};
+use qbench_tests::{built, plugin, qbench, repository, rows, small_run, stderr};
+use rand::{RngExt, SeedableRng};
+use safetensors::SafeTensors;
 use tempfile::TempDir;
 
 /// What quantising the scales as well changes in the mean KL of nf4 at the most, as a share.
@@ -233,4 +235,102 @@ fn a_change_of_mode_is_better_worse_or_equivalent() {
         ("EQUIVALENT".to_owned(), 0)
     );
     assert_eq!(replaced("8bit", "8bit"), ("EQUIVALENT".to_owned(), 0));
+}
+
+/// A model of 64 tokens and 32 dimensions whose tokenizer has a token for each base, and data of so many sequences of
+/// 100 bases, of 20 genomes.
+fn tiny_model(directory: &Path, sequences: usize) {
+    let decoder = repository().join("tests/fixtures/transformers/llama");
+    fs::copy(decoder.join("config.json"), directory.join("config.json")).unwrap();
+    // Random weights guess worse than chance, which is a violation, unless the logits are made small.
+    let mut weights = fs::read(decoder.join("model.safetensors")).unwrap();
+    let norm = SafeTensors::deserialize(&weights).unwrap();
+    let norm = norm.tensor("model.norm.weight").unwrap().data().as_ptr_range();
+    let start = norm.start as usize - weights.as_ptr() as usize;
+    let values = &mut weights[start..][..norm.end as usize - norm.start as usize];
+    for value in values.as_chunks_mut::<2>().0 {
+        // 0.125 in bf16.
+        *value = 0x3e00_u16.to_le_bytes();
+    }
+    fs::write(directory.join("model.safetensors"), weights).unwrap();
+    let tokenizer = repository().join("examples/go-mini-12m/tokenizer.json");
+    let mut tokenizer: serde_json::Value = serde_json::from_slice(&fs::read(tokenizer).unwrap()).unwrap();
+    tokenizer["model"]["merges"] = serde_json::json!([]);
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    vocabulary.retain(|token, _| token.len() == 1 || token.starts_with('['));
+    fs::write(directory.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+
+    let mut random = rand::rngs::Xoshiro256PlusPlus::seed_from_u64(1);
+    let mut data = "genome_id,fragment_id,seq\n".to_owned();
+    for sequence in 0..sequences {
+        let bases: String = (0..100)
+            .map(|_| ['A', 'C', 'G', 'T'][random.random_range(0..4)])
+            .collect();
+        writeln!(data, "genome{},fragment{sequence},{bases}", sequence % 20).unwrap();
+    }
+    fs::write(directory.join("data.csv"), data).unwrap();
+}
+
+/// The largest resident memory in MB of any process of a run over so many sequences, and the MB of logits.
+fn peak_megabytes(sequences: usize) -> (f64, f64) {
+    let directory = tempfile::tempdir().unwrap();
+    tiny_model(directory.path(), sequences);
+    let mut child = std::process::Command::new(built().join("qbench"))
+        .args([
+            "run",
+            "--skip-performance",
+            "--evaluate",
+            "tokens",
+            "--threads",
+            "2",
+            "--quiet",
+        ])
+        .args([
+            "--modes",
+            "4bit_nf4",
+            "--samples-per-cond",
+            &sequences.to_string(),
+        ])
+        .arg("--model")
+        .arg(directory.path())
+        .arg("--data")
+        .arg(directory.path().join("data.csv"))
+        .arg("--outdir")
+        .arg(directory.path().join("results"))
+        .spawn()
+        .unwrap();
+    let id = i32::try_from(child.id()).unwrap();
+    let mut status = 0;
+    // SAFETY: all bytes 0 is a value of this C structure of numbers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the process is a child that nobody else waits for; both places are valid for writing.
+    let waited = unsafe { libc::wait4(id, &raw mut status, 0, &raw mut usage) };
+    assert_eq!((waited, status), (id, 0), "{:?}", child.try_wait());
+    let row = logits_row(&directory.path().join("results"), "4bit_nf4");
+    assert_eq!(row["sequences"], sequences.to_string());
+    let tokens: f64 = row["tokens"].parse().unwrap();
+    // Linux counts in KiB, descendants that were waited for included.
+    (usage.ru_maxrss as f64 * 1024.0 / 1e6, tokens * 64.0 * 4.0 / 1e6)
+}
+
+/// Values of four quantities are kept in memory up to 8 MiB each, in buffers that double.
+const SPOOLED_MEGABYTES: f64 = 4.0 * 16.8;
+/// What is kept of a thousand sequences of 100 bases: bases, token ids, sums, and in the host the records of four cells.
+const MEGABYTES_A_THOUSAND: f64 = 5.0;
+
+/// Ten times the sequences take hardly more memory. Some minutes: run by name, with `--ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes"]
+fn memory_does_not_grow_with_the_number_of_sequences() {
+    let [few, many] = [1_000, 10_000].map(|sequences| {
+        let (peak, logits) = peak_megabytes(sequences);
+        println!("{sequences} sequences: peak {peak:.0} MB; {logits:.0} MB of logits on either side");
+        (peak, logits)
+    });
+    let (grown, more_logits) = (many.0 - few.0, many.1 - few.1);
+    let allowed = SPOOLED_MEGABYTES + 9.0 * MEGABYTES_A_THOUSAND;
+    assert!(
+        grown < allowed && allowed < more_logits / 2.0,
+        "{grown} of {more_logits} MB"
+    );
 }
