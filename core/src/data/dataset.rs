@@ -3,13 +3,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
 use super::bases::{Fault, normalise};
-use super::{DataError, fasta, table};
-
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+use super::{DataError, fasta, gzip, table};
 
 /// A stretch of a genome.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +49,7 @@ impl Dataset {
             return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, reason)));
         }
         let sha256 = sha256(path).map_err(io_error)?;
-        let mut reader = decompressed(path).map_err(io_error)?;
+        let mut reader = gzip::open(path).map_err(io_error)?;
         let start = reader.fill_buf().map_err(io_error)?;
         let mut sequences = Sequences {
             path,
@@ -144,16 +141,6 @@ impl Sequences<'_> {
             bases: bases.letters,
         });
         Ok(())
-    }
-}
-
-fn decompressed(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
-    let mut reader = BufReader::new(File::open(path)?);
-    if reader.fill_buf()?.starts_with(&GZIP_MAGIC) {
-        // Many members: what bgzip writes.
-        Ok(Box::new(BufReader::new(MultiGzDecoder::new(reader))))
-    } else {
-        Ok(Box::new(reader))
     }
 }
 

@@ -5,7 +5,7 @@
 //! | FASTA | first byte `>` | first word of the header | number of the record, from 0 |
 //! | CSV, TSV | file name (`.csv`, `.tsv`, `.tab`), else the delimiter in the first line | column `genome_id` | column `fragment_id`, else number of the row, from 0 |
 //!
-//! Either may be compressed with gzip. The bases are the column `seq` of a table; other columns are ignored.
+//! Either may be compressed with gzip; a file that grows far more than sequences do is refused, see `gzip`. The bases are the column `seq` of a table; other columns are ignored.
 //!
 //! # Letters
 //! A model's tokenizer knows `A C G T N`. Lower case (soft masking) becomes upper case, `U` becomes `T`, and the
@@ -16,6 +16,7 @@ mod bases;
 mod dataset;
 mod error;
 mod fasta;
+mod gzip;
 mod table;
 
 #[cfg(test)]

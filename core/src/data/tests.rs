@@ -194,6 +194,29 @@ fn broken_files_are_errors() {
     message("d.fa", b">a\n>b\nACGT\n");
 }
 
+/// 257 MiB of one letter in a megabyte of gzip, in either format.
+#[test]
+fn a_decompression_bomb_is_refused() {
+    let directory = TempDir::new().unwrap();
+    for (name, start) in [("d.fa.gz", ">g\n"), ("d.csv.gz", "genome_id,seq\ng,")] {
+        let path = directory.path().join(name);
+        let mut encoder = GzEncoder::new(fs::File::create(&path).unwrap(), Compression::fast());
+        encoder.write_all(start.as_bytes()).unwrap();
+        let letters = vec![b'A'; 1 << 20];
+        for _ in 0..257 {
+            encoder.write_all(&letters).unwrap();
+        }
+        encoder.finish().unwrap();
+        let error = Dataset::read(&path).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("{name}`")), "{error}");
+        let reason = error.source().unwrap().to_string();
+        assert!(
+            reason.contains("grows beyond 0.3 GB") && reason.contains("decompress it first"),
+            "{reason}"
+        );
+    }
+}
+
 #[test]
 fn a_subset_takes_the_first_of_each_genome_in_file_order() {
     let table = b"genome_id,fragment_id,seq\na,0,A\nb,0,A\na,1,A\na,2,A\nc,0,A\nb,1,A\n";
