@@ -74,11 +74,13 @@ export_plugin!(schemes: [Fp8::open]);
 
 #[cfg(test)]
 mod tests {
+    use qbench_sdk::conformance::{check_scheme, stored_buffers};
+
     use super::*;
 
     #[test]
     fn the_contract_is_kept() {
-        qbench_sdk::conformance::check_scheme(Fp8::open, &Options::none()).assert_passed();
+        check_scheme(Fp8::open, &Options::none()).assert_passed();
     }
 
     /// Rows as ml_dtypes rounds them, written by `fp8.py`.
@@ -91,17 +93,8 @@ mod tests {
             let bits = |word: &&str| u32::from_str_radix(word, 16).unwrap().to_le_bytes();
             let source: Vec<u8> = words[2..].iter().flat_map(bits).collect();
             let matrix = Matrix::new(&source, 1, source.len() / 4, DType::F32).unwrap();
-            let layout = scheme.layout(1, matrix.cols(), DType::F32).unwrap();
-            let mut buffers: Vec<Vec<u8>> = layout
-                .buffers()
-                .iter()
-                .map(|buffer| vec![0; buffer.bytes])
-                .collect();
-            let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
-            scheme
-                .quantize(matrix, &layout, &mut slices, CallContext::single_threaded())
-                .unwrap();
-            assert_eq!(buffers[1], bits(&words[0]), "the scale of {line}");
+            let buffers = stored_buffers(&scheme, matrix).unwrap();
+            assert_eq!(buffers[1][..], bits(&words[0]), "the scale of {line}");
             let codes: String = buffers[0].iter().map(|code| format!("{code:02x}")).collect();
             assert_eq!(codes, words[1], "{line}");
             rows += 1;

@@ -208,11 +208,13 @@ export_plugin!(schemes: [Ternary::open]);
 
 #[cfg(test)]
 mod tests {
+    use qbench_sdk::conformance::{check_scheme, stored_buffers};
+
     use super::*;
 
     #[test]
     fn the_contract_is_kept() {
-        qbench_sdk::conformance::check_scheme(Ternary::open, &Options::none()).assert_passed();
+        check_scheme(Ternary::open, &Options::none()).assert_passed();
     }
 
     #[test]
@@ -221,19 +223,10 @@ mod tests {
         let weights = [6.0_f32, -5.0, 1.0, 1.2, -0.8, 0.0];
         let source: Vec<u8> = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
         let scheme = Ternary::open(&Options::none()).unwrap();
-        let layout = scheme.layout(1, 6, DType::F32).unwrap();
-        let mut stored: Vec<Vec<u8>> = layout
-            .buffers()
-            .iter()
-            .map(|buffer| vec![0; buffer.bytes])
-            .collect();
-        let mut slices: Vec<&mut [u8]> = stored.iter_mut().map(Vec::as_mut_slice).collect();
         let matrix = Matrix::new(&source, 1, 6, DType::F32).unwrap();
-        scheme
-            .quantize(matrix, &layout, &mut slices, CallContext::single_threaded())
-            .unwrap();
+        let stored = stored_buffers(&scheme, matrix).unwrap();
         // Digits are weights plus 1, the first the lowest: 2 + 0·3 + 1·9 + 2·27 + 1·81 = 146; then 1, filled up with 1s.
-        assert_eq!(stored[0], [146, 1 + 3 + 9 + 27 + 81]);
+        assert_eq!(stored[0][..], [146, 1 + 3 + 9 + 27 + 81]);
         let mean = f32::from_le_bytes(stored[1][..].try_into().unwrap());
         assert!((mean - 14.0 / 6.0).abs() < 1e-6);
     }

@@ -28,7 +28,7 @@ pub use random_codebook::RandomCodebook;
 pub use report::{Case, Finding, Report, Verdict};
 pub use scheme::{SchemeSubject, scheme_cases};
 
-use crate::{Backend, Options, QuantScheme, Result};
+use crate::{AlignedBuffer, Backend, CallContext, Matrix, Options, QuantScheme, Result};
 
 /// Runs all cases on the scheme that `open` opens, with `options` beside those that a case sets itself.
 pub fn check_scheme<S: QuantScheme>(
@@ -40,6 +40,22 @@ pub fn check_scheme<S: QuantScheme>(
         options.clone(),
     );
     Report::of(scheme_cases(), &subject)
+}
+
+/// The buffers that a scheme fills for a matrix, in the order of its layout: what a test compares with numbers by hand.
+///
+/// # Errors
+/// Those of the scheme's `layout` and `quantize`.
+pub fn stored_buffers(scheme: &impl QuantScheme, matrix: Matrix<'_>) -> Result<Vec<AlignedBuffer>> {
+    let layout = scheme.layout(matrix.rows(), matrix.cols(), matrix.dtype())?;
+    let specs = layout.buffers();
+    let mut buffers: Vec<AlignedBuffer> = specs
+        .iter()
+        .map(|spec| AlignedBuffer::zeroed(spec.bytes))
+        .collect();
+    let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(|buffer| &mut buffer[..]).collect();
+    scheme.quantize(matrix, &layout, &mut slices, CallContext::single_threaded())?;
+    Ok(buffers)
 }
 
 /// Runs all cases on the backend that `open` opens, on `device` or else its first one.

@@ -7,6 +7,7 @@
 //! [`decode`] is the reference that every kernel must agree with.
 
 mod decode;
+pub mod four_bit;
 pub mod fp8;
 pub mod int8;
 

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use qbench_sdk::layout::four_bit::{FP4, NF4, Table};
 use qbench_sdk::layout::{BlockCodebook, Blocks, Int8Vectorwise, NibbleOrder, Scale};
 use qbench_sdk::{DType, Layout, StoredTensor};
 use safetensors::Dtype;
@@ -22,44 +23,6 @@ use super::shards::Output;
 const BLOCKS: std::ops::RangeInclusive<usize> = 32..=4096;
 /// Code of the row-major order in `weight_format`.
 const ROW_MAJOR: u8 = 0;
-
-/// f32 bit patterns of the tables, by which a mode's codebook is recognised.
-const NF4: [u32; 16] = [
-    0xbf80_0000,
-    0xbf32_39b1,
-    0xbf06_6b30,
-    0xbeca_32a0,
-    0xbe91_a24d,
-    0xbe3d_353f,
-    0xbdba_7871,
-    0x0000_0000,
-    0x3da2_faff,
-    0x3e24_cae3,
-    0x3e7c_04dd,
-    0x3ead_033a,
-    0x3ee1_a4b8,
-    0x3f10_07ab,
-    0x3f39_13b3,
-    0x3f80_0000,
-];
-const FP4: [u32; 16] = [
-    0x0000_0000,
-    0x3baa_aaab,
-    0x3f2a_aaab,
-    0x3f80_0000,
-    0x3eaa_aaab,
-    0x3f00_0000,
-    0x3e2a_aaab,
-    0x3e80_0000,
-    0x0000_0000,
-    0xbbaa_aaab,
-    0xbf2a_aaab,
-    0xbf80_0000,
-    0xbeaa_aaab,
-    0xbf00_0000,
-    0xbe2a_aaab,
-    0xbe80_0000,
-];
 
 /// What all weights of a model have in common.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,10 +85,14 @@ fn four_bit(
     stored: &Arc<dyn StoredTensor>,
 ) -> Result<(Format, Vec<Output>), String> {
     let table: Vec<u32> = floats(stored.buffer(1)).map(f32::to_bits).collect();
-    let quant_type = match table.as_slice() {
-        table if table == NF4 => "nf4",
-        table if table == FP4 => "fp4",
-        _ => return Err("the table of values is neither NF4 nor FP4".to_owned()),
+    // Bit by bit: a negative zero is another table.
+    let is = |known: &Table| known.values.map(f32::to_bits) == table[..];
+    let quant_type = if is(&NF4) {
+        "nf4"
+    } else if is(&FP4) {
+        "fp4"
+    } else {
+        return Err("the table of values is neither NF4 nor FP4".to_owned());
     };
     let buffer = |suffix: &str, dtype, shape, index| {
         Output::buffer(&format!("{name}{suffix}"), dtype, shape, stored, index)
@@ -266,8 +233,8 @@ mod tests {
         }
     }
 
-    fn stored(layout: BlockCodebook, table: [u32; 16], offset: f32) -> Arc<dyn StoredTensor> {
-        let table = table.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    fn stored(layout: BlockCodebook, table: [f32; 16], offset: f32) -> Arc<dyn StoredTensor> {
+        let table = table.iter().flat_map(|value| value.to_le_bytes()).collect();
         let mut buffers = vec![vec![0; 32], table, vec![0; 4]];
         if matches!(layout.scale, Scale::Coded { .. }) {
             buffers.extend([vec![0; 4], vec![0; 1024], offset.to_le_bytes().to_vec()]);
@@ -328,10 +295,10 @@ mod tests {
                 nested: false,
             })
         };
-        assert_eq!(format(NF4), four_bit("nf4"));
-        assert_eq!(format(FP4), four_bit("fp4"));
-        let mut other = NF4;
-        other[8] += 1;
+        assert_eq!(format(NF4.values), four_bit("nf4"));
+        assert_eq!(format(FP4.values), four_bit("fp4"));
+        let mut other = NF4.values;
+        other[8] = other[8].next_up();
         assert!(format(other).unwrap_err().contains("neither NF4 nor FP4"));
     }
 
@@ -341,8 +308,8 @@ mod tests {
             scale: Scale::Coded { block: 256 },
             ..LAYOUT
         };
-        assert!(outputs("a.weight", DType::F16, &stored(nested.clone(), NF4, 0.5)).is_ok());
-        let error = outputs("a.weight", DType::F16, &stored(nested, NF4, f32::NAN))
+        assert!(outputs("a.weight", DType::F16, &stored(nested.clone(), NF4.values, 0.5)).is_ok());
+        let error = outputs("a.weight", DType::F16, &stored(nested, NF4.values, f32::NAN))
             .err()
             .unwrap();
         assert!(error.contains("NaN"), "{error}");

@@ -137,13 +137,15 @@ export_plugin!(schemes: [Scheme::open]);
 
 #[cfg(test)]
 mod tests {
+    use qbench_sdk::conformance::{check_scheme, stored_buffers};
+
     use super::*;
 
     #[test]
     fn the_contract_is_kept() {
         for options in ["", "block=8", "block=100"] {
             let options = Options::parse(options).unwrap();
-            qbench_sdk::conformance::check_scheme(Scheme::open, &options).assert_passed();
+            check_scheme(Scheme::open, &options).assert_passed();
         }
     }
 
@@ -155,18 +157,9 @@ mod tests {
             .flat_map(|weight| weight.to_le_bytes())
             .collect();
         let scheme = Scheme::open(&Options::none()).unwrap();
-        let layout = scheme.layout(1, 4, DType::F32).unwrap();
-        let mut buffers: Vec<Vec<u8>> = layout
-            .buffers()
-            .iter()
-            .map(|buffer| vec![0; buffer.bytes])
-            .collect();
-        let mut slices: Vec<&mut [u8]> = buffers.iter_mut().map(Vec::as_mut_slice).collect();
         let matrix = Matrix::new(&weights, 1, 4, DType::F32).unwrap();
-        scheme
-            .quantize(matrix, &layout, &mut slices, CallContext::single_threaded())
-            .unwrap();
-        assert_eq!(buffers[0], [0x4e, 0x87]);
-        assert_eq!(buffers[2], 7.0_f32.to_le_bytes());
+        let buffers = stored_buffers(&scheme, matrix).unwrap();
+        assert_eq!(buffers[0][..], [0x4e, 0x87]);
+        assert_eq!(buffers[2][..], 7.0_f32.to_le_bytes());
     }
 }

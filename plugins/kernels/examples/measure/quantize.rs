@@ -8,7 +8,10 @@ use qbench_kernels::{
     codebook_quantize::{Buckets, Quantize},
 };
 use qbench_modes::FourBit;
-use qbench_sdk::{AlignedBuffer, CallContext, DType, Matrix, Options, QuantScheme};
+use qbench_sdk::{
+    AlignedBuffer, CallContext, DType, Matrix, Options, QuantScheme,
+    layout::four_bit::{FP4, NF4, Table},
+};
 use safetensors::SafeTensors;
 
 use crate::{
@@ -61,12 +64,12 @@ pub(crate) fn check(device: &Device, fixtures: &Path) -> Result<usize> {
     for (name, rows, cols, values) in inputs {
         for element in [Element::F32, Element::F16, Element::BF16] {
             for (scheme, buckets) in [
-                (FourBit::open_nf4(&options)?, &Buckets::NF4),
-                (FourBit::open_fp4(&options)?, &Buckets::FP4),
-                (FourBit::open_nf4_double(&options)?, &Buckets::NF4),
+                (FourBit::open_nf4(&options)?, buckets(&NF4)),
+                (FourBit::open_fp4(&options)?, buckets(&FP4)),
+                (FourBit::open_nf4_double(&options)?, buckets(&NF4)),
             ] {
                 cases += 1;
-                if !equal(device, &kernel, &values, (rows, cols), element, &scheme, buckets)? {
+                if !equal(device, &kernel, &values, (rows, cols), element, &scheme, &buckets)? {
                     failures += 1;
                     println!("WRONG quantise {name} {element:?} {}", scheme.info().id);
                 }
@@ -75,6 +78,14 @@ pub(crate) fn check(device: &Device, fixtures: &Path) -> Result<usize> {
     }
     println!("quantise: {cases} cases");
     Ok(failures)
+}
+
+/// The buckets as the kernel takes them.
+fn buckets(table: &Table) -> Buckets {
+    Buckets {
+        bounds: table.bounds,
+        codes: table.codes.map(u32::from),
+    }
 }
 
 fn equal(
@@ -201,7 +212,7 @@ pub(crate) fn time(device: &Device, (rows, cols): (usize, usize)) -> Result<()> 
                 Element::BF16,
                 rows * cols,
                 64,
-                &Buckets::NF4,
+                &buckets(&NF4),
                 codes.at,
                 scales.at,
                 device.stream,

@@ -1,16 +1,17 @@
 //! `4bit_nf4`, `4bit_fp4` and `4bit_nf4_double`: blocks of 4-bit codes into a table (Dettmers et al. 2023, QLoRA).
 
 mod quantize;
-mod tables;
 
 use qbench_sdk::{
     CallContext, DType, Error, Layout, Matrix, Options, QuantScheme, Result, SchemeInfo,
-    layout::{BlockCodebook, Blocks, NibbleOrder, Scale},
+    layout::{
+        BlockCodebook, Blocks, NibbleOrder, Scale,
+        four_bit::{FP4, NF4, Table},
+    },
     narrow,
 };
 
 use crate::{nested, storage};
-use tables::{FP4, NF4, Table};
 
 const DEFAULT_BLOCK: usize = 64;
 

@@ -5,9 +5,8 @@
     reason = "what is not inlined into `dispatch` is not compiled for the CPU's vector instructions"
 )]
 
-use qbench_sdk::{Matrix, Result, parallel};
+use qbench_sdk::{Matrix, Result, layout::four_bit::Table, parallel};
 
-use super::tables::Table;
 use crate::storage::{PART, absmax, read_flat};
 
 /// f32(1e-38): what a block's scale is taken for at least, so that its reciprocal is finite.
@@ -127,10 +126,9 @@ fn codes(values: &[f32; LANES], table: &Table) -> [i32; LANES] {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::tables::{FP4, NF4},
-        *,
-    };
+    use qbench_sdk::layout::four_bit::{FP4, NF4};
+
+    use super::*;
 
     #[test]
     fn a_bound_belongs_to_the_bucket_below() {

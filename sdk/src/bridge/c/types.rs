@@ -27,10 +27,11 @@ pub(super) struct UserOption {
     pub(super) value: *const c_char,
 }
 
+/// `qbench_matrix` and `qbench_matrix_mut`, which differ in what `data` points to.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Matrix {
-    pub(super) data: *const u8,
+pub(super) struct MatrixAt<Pointer> {
+    pub(super) data: Pointer,
     pub(super) bytes: u64,
     pub(super) rows: u64,
     pub(super) cols: u64,
@@ -38,30 +39,19 @@ pub(super) struct Matrix {
     pub(super) dtype: u32,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct MatrixMut {
-    pub(super) data: *mut u8,
-    pub(super) bytes: u64,
-    pub(super) rows: u64,
-    pub(super) cols: u64,
-    pub(super) row_stride: u64,
-    pub(super) dtype: u32,
-}
+pub(super) type Matrix = MatrixAt<*const u8>;
+pub(super) type MatrixMut = MatrixAt<*mut u8>;
 
+/// `qbench_buffer` and `qbench_const_buffer`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Buffer {
-    pub(super) data: *mut u8,
+pub(super) struct BufferAt<Pointer> {
+    pub(super) data: Pointer,
     pub(super) bytes: u64,
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct ConstBuffer {
-    pub(super) data: *const u8,
-    pub(super) bytes: u64,
-}
+pub(super) type Buffer = BufferAt<*mut u8>;
+pub(super) type ConstBuffer = BufferAt<*const u8>;
 
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -1,17 +1,17 @@
-//! The two 4-bit tables, as bit patterns: decimal literals round differently on the way through f64.
+//! The two 4-bit tables of bitsandbytes, as bit patterns: decimal literals round differently on the way through f64.
 
 /// Sixteen values and how a number between -1 and 1 finds its own.
 ///
 /// The buckets are the intervals between ascending bounds, a bound belonging to the bucket below it. Each bound is the
 /// middle of two neighbouring values, as f32.
-#[derive(Debug)]
-pub(super) struct Table {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
     /// Value of each code.
-    pub(super) values: [f32; 16],
+    pub values: [f32; 16],
     /// Upper ends of the buckets 0 to 14.
-    pub(super) bounds: [f32; 15],
+    pub bounds: [f32; 15],
     /// Code of each bucket.
-    pub(super) codes: [u8; 16],
+    pub codes: [u8; 16],
 }
 
 const fn floats<const N: usize>(bits: [u32; N]) -> [f32; N] {
@@ -25,7 +25,7 @@ const fn floats<const N: usize>(bits: [u32; N]) -> [f32; N] {
 }
 
 /// NormalFloat4 (Dettmers et al. 2023, QLoRA): quantiles of a normal distribution, with an exact zero.
-pub(super) static NF4: Table = Table {
+pub static NF4: Table = Table {
     values: floats([
         0xbf80_0000,
         0xbf32_39b1,
@@ -66,7 +66,7 @@ pub(super) static NF4: Table = Table {
 
 /// A sign and {0, 1/192, 2/3, 1, 1/3, 1/2, 1/6, 1/4}. Code 8, the negative zero of other formats, is +0 here, and what
 /// the smallest positive numbers become.
-pub(super) static FP4: Table = Table {
+pub static FP4: Table = Table {
     values: floats([
         0x0000_0000,
         0x3baa_aaab,
