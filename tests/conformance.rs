@@ -1,7 +1,11 @@
 //! `qbench plugin check`: good plugins pass, and every way to go wrong is named.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+};
 
 use assert_cmd::Command;
 use qbench_tests::{fails, plugin, qbench, stderr, stdout};
@@ -125,26 +129,74 @@ fn files_that_are_no_plugin_are_named_for_what_they_are() {
         fs::write(&path, bytes).unwrap();
         path
     };
-    let mut foreign = fs::read(plugin("libtestplugin_misbehaving.so")).unwrap();
-    // e_machine: AArch64, or x86-64 where that is this machine.
+    let compiled = |name: &str, options: &[&str]| {
+        let path = folder.path().join(name);
+        let mut compiler = std::process::Command::new("cc");
+        let source = write("nothing.c", b"int nothing(void) { return 0; }\n");
+        compiler.args(options).arg("-o").arg(&path).arg(source);
+        assert!(compiler.status().unwrap().success());
+        path
+    };
+    let good = fs::read(plugin("libtestplugin_misbehaving.so")).unwrap();
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut file = good.clone();
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        file
+    };
+    // e_machine: AArch64, or x86-64 where that is this machine. e_ident[EI_CLASS]: 32 bits.
     let machine: u16 = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
-    foreign[18..20].copy_from_slice(&machine.to_le_bytes());
+    let (foreign, narrow) = (changed(18, &machine.to_le_bytes()), changed(4, &[1]));
     for (file, words) in [
         (
+            write("empty.so", b""),
+            "expected a shared library (ELF), found an empty file",
+        ),
+        (
             write("text.so", b"no library at all"),
+            "expected a shared library (ELF), found text",
+        ),
+        (
+            write("bytes.so", &[0; 100]),
             "expected a shared library (ELF), found another file",
         ),
         (write("archive.so", b"!<arch>\nand so on, 20 bytes"), "crate-type"),
         (write("foreign.so", &foreign), "expected a shared library for"),
+        (write("narrow.so", &narrow), "expected a 64-bit shared library"),
+        (
+            write("magic.so", &good[..10]),
+            "found the first 10 of it: the file was cut short",
+        ),
+        (
+            write("header.so", &good[..64]),
+            "found the first 64 of it: the file was cut short",
+        ),
+        (
+            write("half.so", &good[..good.len() / 2]),
+            "the file was cut short; build or copy it again",
+        ),
+        (
+            compiled("object.so", &["-c"]),
+            "an object file (.o) that is not linked",
+        ),
+        (
+            compiled("other.so", &["-shared", "-fPIC"]),
+            "without the function qbench_plugin_v1 (C): a plugin in Rust ends with `export_plugin!`",
+        ),
         (
             plugin("libtestplugin_other_abi.so"),
-            "plugin ABI 2.0.0, this qbench loads 1.x",
+            "plugin ABI 2.0.0, this qbench loads 1.x: build it against a matching qbench-sdk",
         ),
     ] {
         let found = findings(&mut check(&file), 3);
         assert_eq!(found[0][1..3], ["opens", "fail"]);
         assert!(found[0][3].contains(words), "{}: {found:?}", file.display());
+        // The same words from the other command that takes a file.
+        fails(qbench().args(["plugin", "info"]).arg(&file), 3, &[words]);
     }
+}
+
+#[test]
+fn a_plugin_that_fails_while_it_is_loaded_is_named() {
     for (fault, words) in [
         ("panic", "panicked: the test asked for a panic"),
         ("exit", "ended with exit code 0 without leaving a result"),
@@ -154,12 +206,56 @@ fn files_that_are_no_plugin_are_named_for_what_they_are() {
         let found = findings(command.env("QBENCH_TEST_FAULT", fault), 3);
         assert!(found[0][3].contains(words), "{fault}: {found:?}");
     }
-    fails(&mut check(&folder.path().join("nothing.so")), 2, &[]);
     fails(
         check(&plugin("libqbench_modes.so")).args(["--case", "no-such-case"]),
         2,
         &["no case `no-such-case`", "row-ranges"],
     );
+}
+
+#[test]
+fn files_that_are_not_there_or_not_safe_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, words) in [
+        (folder.path().join("nothing.so"), "cannot be opened: No such file"),
+        (
+            folder.path().to_owned(),
+            "expected a shared library, found a directory",
+        ),
+    ] {
+        assert!(
+            findings(&mut check(&file), 2)[0][3].contains(words),
+            "{}",
+            file.display()
+        );
+        fails(qbench().args(["plugin", "info"]).arg(&file), 2, &[words]);
+    }
+    // Who could change it is asked before what it is.
+    let writable = folder.path().join("writable.so");
+    fs::write(&writable, b"").unwrap();
+    fs::set_permissions(&writable, fs::Permissions::from_mode(0o757)).unwrap();
+    let link = folder.path().join("link.so");
+    symlink(&writable, &link).unwrap();
+    let pipe = folder.path().join("pipe.so");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    for (file, words) in [
+        (&writable, "writable.so may be written by everybody (mode 757)"),
+        (&link, "writable.so may be written by everybody (mode 757)"),
+        (&pipe, "no regular file"),
+    ] {
+        assert!(
+            findings(&mut check(file), 2)[0][3].contains(words),
+            "{}",
+            file.display()
+        );
+        fails(qbench().args(["plugin", "info"]).arg(file), 2, &[words]);
+    }
 }
 
 #[test]

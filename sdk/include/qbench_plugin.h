@@ -152,7 +152,8 @@ typedef struct qbench_scheme {
     /* Writes the layout. `workspace_bytes` is 0 before the call: scratch memory that `matmul` may hold. */
     qbench_status (*layout)(const void *instance, uint64_t rows, uint64_t cols, qbench_dtype source,
                             const qbench_text *layout_json, uint64_t *workspace_bytes, const qbench_text *error);
-    /* Fills the buffers, in the order of the layout. The result depends on `source` alone, not on the threads. */
+    /* Fills the buffers, in the order of the layout. Here and below, the buffers are of the sizes that the layout says, and
+     * matrices of the shapes that `storage` asks for: that is checked before the call. The result depends on `source` alone, not on the threads. */
     qbench_status (*quantize)(const void *instance, const qbench_storage *storage, const qbench_matrix *source,
                               const qbench_buffer *buffers, const qbench_call *call, const qbench_text *error);
     /* Writes the rows first_row .. first_row + out->rows, rounded once to the type of `out`.

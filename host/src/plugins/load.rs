@@ -18,7 +18,7 @@ pub fn load(path: &Path) -> Result<Plugin> {
     if !path.is_file() {
         bail!("expected a shared library, found something that is no file");
     }
-    elf::check(&path)?;
+    elf::check_library(&path)?;
     // SAFETY: the library's initialisers run here. They are the plugin's code, which the user chose to run; that is
     // why this happens in child processes only. RTLD_NOW, so that a missing symbol shows here and not in mid-run.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }
@@ -37,7 +37,7 @@ pub fn load(path: &Path) -> Result<Plugin> {
     let entry = unsafe { library.get::<CEntry>(C_ENTRY_SYMBOL.as_bytes()) }.map_err(|_| {
         anyhow!(
             "expected a qbench plugin, found a shared library without a plugin header (Rust) and without the function \
-             {} (C)",
+             {} (C): a plugin in Rust ends with `export_plugin!`, one in C defines that function",
             C_ENTRY_SYMBOL.trim_end_matches('\0')
         )
     })?;

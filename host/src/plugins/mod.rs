@@ -12,6 +12,7 @@ mod search;
 mod sidecar;
 
 pub use conformance::{ConformanceJob, SubjectKind, conformance_cases, try_case, try_case_in_this_process};
+pub use elf::check_library;
 pub use load::load;
 pub use registry::{BackendChoice, PluginFile, Refused, Registry, SchemeChoice, examine, split_mode};
 pub use scan::{Offer, check_in_this_process, check_options, scan_in_this_process};

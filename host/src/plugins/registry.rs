@@ -327,6 +327,17 @@ fn examine_candidate(search: &SearchPath, candidate: &Candidate, ask: Ask) -> Re
         .canonicalize()
         .context("the file cannot be opened")
         .map_err(usage)?;
+    if !path.is_file() {
+        // A pipe would be waited for.
+        return Err(usage(anyhow::anyhow!(
+            "expected a shared library, found {}",
+            if path.is_dir() {
+                "a directory"
+            } else {
+                "something that is no regular file"
+            }
+        )));
+    }
     check_permissions(&candidate.path).map_err(usage)?;
     // Before any of its code runs.
     let sha256 = sha256_of_file(&path)?;

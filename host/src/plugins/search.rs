@@ -94,7 +94,9 @@ impl SearchPath {
         if self.allowed.is_empty() || self.allowed.iter().any(|allowed| allowed == sha256) {
             return Ok(());
         }
-        bail!("it is not among the files that --plugin-allow names: it is sha256:{sha256}")
+        bail!(
+            "it is not among the files that --plugin-allow names: it is sha256:{sha256}; allow that too if you trust it"
+        )
     }
 }
 

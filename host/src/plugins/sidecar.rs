@@ -86,12 +86,16 @@ impl Sidecar {
 /// Why a manifest that is there cannot be used.
 pub(super) fn read(path: &Path, sha256: &str) -> Result<Option<Offer>> {
     let beside = sidecar_path(path);
-    let file = match File::open(&beside) {
+    match fs::metadata(&beside) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        opened => opened.context("it cannot be opened")?,
-    };
+        // A pipe would be waited for.
+        metadata => ensure!(
+            metadata.context("it cannot be opened")?.is_file(),
+            "it is no regular file"
+        ),
+    }
     check_permissions(&beside)?;
-    ensure!(fs::metadata(&beside)?.is_file(), "it is no file");
+    let file = File::open(&beside).context("it cannot be opened")?;
     let mut text = String::new();
     let length = file
         .take(MAX_BYTES + 1)

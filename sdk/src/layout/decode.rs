@@ -12,7 +12,7 @@ const INT8_STEP: f32 = 1.0 / 127.0;
 /// [`Error::InvalidArgument`] when the buffers are not those of the layout or `out` does not match it,
 /// [`Error::Unsupported`] for a custom layout.
 pub fn decode(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &mut MatrixMut<'_>) -> Result<()> {
-    check(layout, buffers, first_row, out)?;
+    check_rows(layout, buffers, first_row, out)?;
     match layout {
         Layout::Dense(dense) => {
             let source = Matrix::new(buffers[0], dense.rows, dense.cols, dense.dtype)?;
@@ -59,7 +59,13 @@ pub fn decode(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &mut Ma
     }
 }
 
-fn check(layout: &Layout, buffers: &[&[u8]], first_row: usize, out: &MatrixMut<'_>) -> Result<()> {
+/// Whether these are the layout's buffers, and `out` rows of its matrix from `first_row` on.
+pub(crate) fn check_rows(
+    layout: &Layout,
+    buffers: &[&[u8]],
+    first_row: usize,
+    out: &MatrixMut<'_>,
+) -> Result<()> {
     layout.validate()?;
     layout.check_buffers(buffers.iter().map(|buffer| buffer.len()))?;
     if out.cols() != layout.cols() || first_row.saturating_add(out.rows()) > layout.rows() {

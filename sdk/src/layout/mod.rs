@@ -11,6 +11,7 @@ pub mod four_bit;
 pub mod fp8;
 pub mod int8;
 
+pub(crate) use decode::check_rows;
 pub use decode::decode;
 
 use serde::{Deserialize, Serialize};

@@ -109,6 +109,12 @@ impl QuantScheme for CScheme {
         context: CallContext,
     ) -> Result<()> {
         let quantize = required(self.table.quantize, "quantize")?;
+        layout.check_buffers(buffers.iter().map(|buffer| buffer.len()))?;
+        fits(
+            layout,
+            (source.rows(), source.cols()),
+            (layout.rows(), layout.cols()),
+        )?;
         let storage = StoredAs::new(layout)?;
         let buffers: Vec<Buffer> = buffers
             .iter_mut()
@@ -143,6 +149,7 @@ impl QuantScheme for CScheme {
         let Some(dequantize) = self.table.dequantize else {
             return layout::decode(layout, buffers, first_row, out);
         };
+        layout::check_rows(layout, buffers, first_row, out)?;
         let storage = StoredAs::new(layout)?;
         let buffers = const_buffers(buffers);
         let (storage, out, call) = (storage.table(), matrix_mut(out), call(context));
@@ -173,6 +180,10 @@ impl QuantScheme for CScheme {
                 "a matrix product of the scheme's own".to_owned(),
             ));
         };
+        layout.check_buffers(buffers.iter().map(|buffer| buffer.len()))?;
+        let tokens = input.rows();
+        fits(layout, (tokens, input.cols()), (tokens, layout.cols()))?;
+        fits(layout, (output.rows(), output.cols()), (tokens, layout.rows()))?;
         let storage = StoredAs::new(layout)?;
         let buffers = const_buffers(buffers);
         let (storage, input, output, call) =
@@ -247,6 +258,22 @@ impl StoredAs {
             buffer_count: self.buffers,
         }
     }
+}
+
+/// Refuses a matrix of another shape than `expected`. C functions index what they are given by the shape of the storage.
+fn fits(layout: &Layout, found: (usize, usize), expected: (usize, usize)) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "a {} x {} matrix where a weight of {} x {} needs one of {} x {}",
+        found.0,
+        found.1,
+        layout.rows(),
+        layout.cols(),
+        expected.0,
+        expected.1
+    )))
 }
 
 fn required<F>(function: Option<F>, name: &str) -> Result<F> {
