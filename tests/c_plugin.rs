@@ -303,6 +303,67 @@ fn its_cuda_kernel_writes_what_the_scheme_dequantises() {
     );
 }
 
+/// With the options that NVRTC gets, down to machine code: what the emulation cannot see is whether CUDA takes it.
+#[test]
+#[cfg_attr(
+    not(nvcc),
+    ignore = "no nvcc was found: `sh plugins/kernels/setup-cuda && . target/cuda/env` fetches one"
+)]
+fn its_cuda_kernel_compiles() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = scheme("c_ternary", "").layout(3, 5, DType::F32).unwrap();
+    let kernel = scheme("c_ternary", "").cuda_kernel(&layout).unwrap().unwrap();
+    let KernelSource::CudaC(text) = &kernel.source else {
+        panic!("{kernel:?}")
+    };
+    let (source, cubin) = (
+        directory.path().join("kernel.cu"),
+        directory.path().join("kernel.cubin"),
+    );
+    fs::write(&source, text).unwrap();
+    let mut nvcc = Command::new(option_env!("NVCC_FOUND").unwrap_or("nvcc"));
+    nvcc.args([
+        "--std=c++17",
+        "--fmad=false",
+        "--Werror=all-warnings",
+        "-arch=sm_80",
+        "-cubin",
+        "-o",
+    ])
+    .args([&cubin, &source]);
+    let output = nvcc.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let cubin = fs::read(cubin).unwrap();
+    for entry in kernel.entries.values() {
+        let symbol = format!("\0{entry}\0");
+        assert!(
+            cubin
+                .windows(symbol.len())
+                .any(|bytes| bytes == symbol.as_bytes()),
+            "{entry}"
+        );
+    }
+}
+
+#[test]
+fn it_conforms() {
+    let output = qbench_tests::qbench()
+        .args(["plugin", "check"])
+        .arg(library())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("the plugin conforms: 37 passed"),
+        "{}",
+        stdout(&output)
+    );
+}
+
 #[test]
 fn what_it_cannot_do_is_an_error_with_its_words() {
     let plugin = plugin();

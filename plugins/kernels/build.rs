@@ -9,12 +9,18 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+#[path = "find_nvcc.rs"]
+mod find_nvcc;
+
+use find_nvcc::{VARIABLES, nvcc};
+
 fn main() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     println!("cargo:rerun-if-changed=cuda");
     println!("cargo:rerun-if-changed=prebuilt");
     println!("cargo:rerun-if-changed=build-kernels");
-    for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
+    println!("cargo:rerun-if-changed=find_nvcc.rs");
+    for variable in VARIABLES {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     let mut sources: Vec<PathBuf> = fs::read_dir("cuda")
@@ -82,16 +88,4 @@ fn compile(name: &str, out: &Path) -> Result<(), String> {
     } else {
         Err(format!("cuda/{name}.cu does not compile"))
     }
-}
-
-fn nvcc() -> Option<PathBuf> {
-    let from_home = ["CUDA_HOME", "CUDA_PATH"]
-        .into_iter()
-        .filter_map(|variable| Some(Path::new(&env::var_os(variable)?).join("bin/nvcc")));
-    env::var_os("NVCC")
-        .map(PathBuf::from)
-        .into_iter()
-        .chain(from_home)
-        .chain([PathBuf::from("/usr/local/cuda/bin/nvcc")])
-        .find(|path| path.is_file())
 }
