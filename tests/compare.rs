@@ -3,7 +3,10 @@
 
 use std::{fs, path::Path};
 
-use qbench_core::results::{Cell, CellKind, Journal, Performance, RECORD_SCHEMA, Record, Status};
+use qbench_core::{
+    results::{Cell, CellKind, Journal, Performance, RECORD_SCHEMA, Record, Status},
+    workload::WorkloadKind,
+};
 use qbench_tests::{fails, qbench, stderr, stdout};
 use serde_json::Value;
 
@@ -22,6 +25,7 @@ fn record(mode: &str, repeat: usize, milliseconds: f64) -> Record {
             precision: "float32".to_owned(),
             mode: mode.to_owned(),
             condition: "full".to_owned(),
+            workload: WorkloadKind::Embed,
             batch_size: 4,
             repeat,
             part: String::new(),

@@ -62,6 +62,7 @@ pub struct CellKey {
     pub precision: String,
     pub mode: String,
     pub condition: String,
+    pub workload: String,
     pub batch_size: Option<u64>,
 }
 
@@ -86,6 +87,7 @@ impl CellKey {
             precision: row.precision.clone(),
             mode: row.quantization.clone(),
             condition: row.condition.clone(),
+            workload: row.workload().to_owned(),
             batch_size: row.batch_size,
         }
     }
@@ -99,6 +101,13 @@ impl CellKey {
             ("device", self.device.clone()),
             ("precision", self.precision.clone()),
             ("condition", self.condition.clone()),
+            (
+                "workload",
+                Some(&self.workload)
+                    .filter(|kind| *kind != "embed")
+                    .cloned()
+                    .unwrap_or_default(),
+            ),
             (
                 "batch size",
                 self.batch_size.map(|size| size.to_string()).unwrap_or_default(),

@@ -126,6 +126,7 @@ impl QualityCell {
                 precision: cell.precision.clone(),
                 mode: cell.mode.clone(),
                 condition: cell.condition.clone(),
+                workload: cell.workload.to_string(),
                 batch_size: Some(cell.batch_size as u64),
             },
             tokens,

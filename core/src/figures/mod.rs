@@ -57,8 +57,8 @@ pub fn draw(inputs: &Inputs, directory: &Path) -> Result<Vec<PathBuf>, FigureErr
 }
 
 /// The setting of all rows in a line: a value where they agree, `3 models` where they do not.
-fn describe<'a>(settings: impl Iterator<Item = [(&'static str, &'a str); 5]>) -> Vec<String> {
-    let mut values: [(&str, BTreeSet<&str>); 5] = Default::default();
+fn describe<'a, const N: usize>(settings: impl Iterator<Item = [(&'static str, &'a str); N]>) -> Vec<String> {
+    let mut values = [(); N].map(|()| ("", BTreeSet::new()));
     for setting in settings {
         for (place, (column, value)) in values.iter_mut().zip(setting) {
             place.0 = column;

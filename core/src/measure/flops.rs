@@ -37,6 +37,8 @@ pub enum AttentionPairs {
 pub enum OutputHead {
     /// Logits at every position: the head's matrix product counts.
     EveryPosition,
+    /// Logits at so many positions.
+    Positions(usize),
     /// Hidden states only.
     None,
 }
@@ -84,6 +86,7 @@ pub fn flops_per_sequence_exact(
     };
     let head = match head {
         OutputHead::EveryPosition => 2.0 * tokens * hidden * vocabulary,
+        OutputHead::Positions(count) => 2.0 * count as f64 * hidden * vocabulary,
         OutputHead::None => 0.0,
     };
     shape.layers as f64 * (2.0 * tokens * weights + 4.0 * query_width * pairs) + head
@@ -128,6 +131,10 @@ mod tests {
         assert_eq!(
             count(AttentionPairs::Full, OutputHead::EveryPosition),
             2.0 * (6720.0 + 1200.0) + 2560.0
+        );
+        assert_eq!(
+            count(AttentionPairs::Causal, OutputHead::Positions(2)),
+            2.0 * (6720.0 + 720.0) + 2.0 * 512.0
         );
     }
 

@@ -133,6 +133,10 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
         &performance::speed(&groups),
     );
     section(
+        "Generation (medians of each repeat; mean ± standard deviation over repeats)",
+        &performance::generation(&groups),
+    );
+    section(
         "Throughput, latency and memory by setting (means)",
         &by_setting::by_setting(&inputs.rows),
     );

@@ -49,6 +49,20 @@ pub(super) fn speed(groups: &[ModeRows]) -> String {
     )
 }
 
+/// Empty where nothing was generated.
+pub(super) fn generation(groups: &[ModeRows]) -> String {
+    summaries(
+        groups,
+        &[
+            ("ms to first token", |row| row.ttft_ms_median),
+            ("ms a further token", |row| row.tpot_ms_median),
+            ("tokens generated", |row| {
+                row.generated_tokens.map(|count| count as f64)
+            }),
+        ],
+    )
+}
+
 pub(super) fn memory(groups: &[ModeRows]) -> String {
     let table = summaries(
         groups,

@@ -25,7 +25,7 @@ pub(super) fn setting(inputs: &Inputs, results_dir: &Path) -> String {
             .collect::<Vec<_>>()
             .join(", "),
     ));
-    let columns: [TextColumn; 10] = [
+    let columns: [TextColumn; 11] = [
         ("model", |row| &row.model),
         ("backend", |row| &row.backend),
         ("library", |row| &row.torch),
@@ -41,6 +41,7 @@ pub(super) fn setting(inputs: &Inputs, results_dir: &Path) -> String {
         ("CUDA", |row| &row.cuda),
         ("precision", |row| &row.precision),
         ("condition", |row| &row.condition),
+        ("workload", BenchmarkRow::workload),
         ("memory counted by", |row| &row.memory_measured_by),
     ];
     for (name, value) in columns {

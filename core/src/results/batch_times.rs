@@ -5,7 +5,9 @@ use rand::rngs::Xoshiro256PlusPlus as Generator;
 
 use super::Performance;
 use crate::measure::sampling::{TimedPasses, WarmUpRun};
-use crate::statistics::{GroupedSamples, Interval, RESAMPLES, Summary, supported_quantile, tukey_outliers};
+use crate::statistics::{
+    GroupedSamples, Interval, RESAMPLES, Summary, median, supported_quantile, tukey_outliers,
+};
 
 /// Seconds of a batch. What batches of different shapes differ by is taken out of all but the mean: see
 /// [`GroupedSamples::adjusted`].
@@ -31,7 +33,28 @@ pub struct BatchTimes {
     pub outliers: usize,
 }
 
+/// Median seconds of the parts of a generation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GenerationTimes {
+    /// To the first token (TTFT).
+    pub first_token: f64,
+    /// From one token of a sequence to the next, after the first (TPOT); `None` where one was generated.
+    pub each_further_token: Option<f64>,
+}
+
 impl Performance {
+    /// The parts of the timed generations; `None` for other workloads.
+    pub fn generation_times(&self) -> Option<GenerationTimes> {
+        let further = self.generated_tokens?.saturating_sub(1);
+        let each: Vec<f64> = (self.batch_seconds.iter().zip(&self.first_token_seconds))
+            .map(|(whole, first)| (whole - first) / further as f64)
+            .collect();
+        Some(GenerationTimes {
+            first_token: median(&self.first_token_seconds)?,
+            each_further_token: median(&each).filter(|_| further > 0),
+        })
+    }
+
     /// The same with the times of its batches; `seed` is that of the bootstrap.
     #[must_use]
     pub fn with_times(mut self, warm_up: WarmUpRun, timed: TimedPasses, seed: u64) -> Self {

@@ -22,7 +22,7 @@ const GB: f64 = 1e9;
 const JOULES_PER_KWH: f64 = 3.6e6;
 
 /// Columns that hold text; all others hold numbers.
-const TEXT: [&str; 21] = [
+const TEXT: [&str; 22] = [
     "model",
     "commit",
     "gpu_name",
@@ -44,6 +44,7 @@ const TEXT: [&str; 21] = [
     "warmup_settled",
     "energy_source",
     "throttle",
+    "workload",
 ];
 
 /// One row of a benchmark table: a measured cell, or one that failed. Also read from the original system's tables,
@@ -157,6 +158,14 @@ pub struct BenchmarkRow {
     pub temperature_C: Option<f64>,
     /// What held the clocks down.
     pub throttle: String,
+    /// [`WorkloadKind`](crate::workload::WorkloadKind) in words; empty in older tables, which hold `embed` only.
+    pub workload: String,
+    /// From the beginning of a generation to its first token: median (TTFT).
+    pub ttft_ms_median: Option<f64>,
+    /// From one token of a sequence to the next, after the first: median over generations (TPOT).
+    pub tpot_ms_median: Option<f64>,
+    /// Tokens that each sequence generated.
+    pub generated_tokens: Option<u64>,
 }
 
 impl BenchmarkRow {
@@ -166,14 +175,24 @@ impl BenchmarkRow {
     }
 
     /// What was measured, by the name of the column; rows of a comparison should agree in it.
-    pub fn setting(&self) -> [(&'static str, &str); 5] {
+    pub fn setting(&self) -> [(&'static str, &str); 6] {
         [
             ("model", &self.model),
             ("backend", &self.backend),
             ("device", &self.device),
             ("precision", &self.precision),
             ("condition", &self.condition),
+            ("workload", self.workload()),
         ]
+    }
+
+    /// What was timed: tables that do not say hold `embed` only.
+    pub fn workload(&self) -> &str {
+        if self.workload.is_empty() {
+            "embed"
+        } else {
+            &self.workload
+        }
     }
 
     /// The row of a performance record; `None` for a record of another kind.
@@ -187,6 +206,7 @@ impl BenchmarkRow {
             precision: cell.precision.clone(),
             quantization: cell.mode.clone(),
             condition: cell.condition.clone(),
+            workload: cell.workload.to_string(),
             batch_size: Some(cell.batch_size as u64),
             repeat: Some(cell.repeat as u64),
             status: record.status.as_str().to_owned(),
@@ -286,6 +306,11 @@ impl BenchmarkRow {
             self.tokens_per_s_median = per_second(performance.tokens);
             self.bases_per_s_median = performance.bases.and_then(per_second);
         }
+        if let Some(generation) = performance.generation_times() {
+            self.ttft_ms_median = Some(milliseconds(generation.first_token));
+            self.tpot_ms_median = generation.each_further_token.map(milliseconds);
+        }
+        self.generated_tokens = performance.generated_tokens;
         self.device_ms_median = performance.device_median().map(milliseconds);
         if let Some(convergence) = performance.convergence {
             convergence.as_str().clone_into(&mut self.timing);

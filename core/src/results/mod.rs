@@ -21,7 +21,7 @@ pub(crate) mod test_records;
 mod token_columns;
 mod token_quality;
 
-pub use batch_times::BatchTimes;
+pub use batch_times::{BatchTimes, GenerationTimes};
 pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
 pub use error::ResultsError;
 pub use evaluation::{

@@ -11,6 +11,7 @@ use crate::invariants::Violation;
 use crate::measure::energy::Energy;
 use crate::measure::sampling::{Convergence, WarmUpRun};
 use crate::statistics::Interval;
+use crate::workload::WorkloadKind;
 
 /// Id of this record format, written into every line.
 pub const RECORD_SCHEMA: &str = "qbench.record/1";
@@ -102,6 +103,9 @@ pub struct Cell {
     pub mode: String,
     /// The condition's label: `full`, `bp=10000`, `tok=512`, `bin~5000`.
     pub condition: String,
+    /// What is timed, in a performance cell.
+    #[serde(default, skip_serializing_if = "WorkloadKind::is_embed")]
+    pub workload: WorkloadKind,
     /// Sequences per call.
     pub batch_size: usize,
     /// Number of the repeat, from 0.
@@ -183,6 +187,12 @@ pub struct Performance {
     /// Seconds of the same batches by the device's own clock; empty where it has none.
     #[serde(default)]
     pub device_seconds: Vec<f64>,
+    /// Seconds from the beginning of each timed generation to its first token; empty for other workloads.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_token_seconds: Vec<f64>,
+    /// Tokens that each sequence of those generated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated_tokens: Option<u64>,
     /// The batches that ran before the timed ones.
     #[serde(default)]
     pub warm_up: WarmUpRun,
@@ -194,7 +204,7 @@ pub struct Performance {
     pub interval: Option<Interval>,
     /// Sequences in the timed batches, those of all passes together.
     pub sequences: u64,
-    /// Tokens in the timed batches, padding left out.
+    /// Tokens in the timed batches, padding left out; where tokens are generated, the generated ones.
     pub tokens: u64,
     /// Bases that those tokens stand for; random tokens stand for none.
     pub bases: Option<u64>,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::measure::sampling::{Convergence, WarmUpRun};
 use crate::statistics::Interval;
+use crate::workload::WorkloadKind;
 
 /// Two timed batches of 2 s and 3 s: 10 sequences, 1000 tokens, 5000 bases; 20 J; 3 GB static and 4 GB peak;
 /// 2e12 operations a sequence.
@@ -123,6 +124,7 @@ fn cell(kind: CellKind, mode: &str, repeat: usize) -> Cell {
         precision: "float32".to_owned(),
         mode: mode.to_owned(),
         condition: "full".to_owned(),
+        workload: WorkloadKind::Embed,
         batch_size: 4,
         repeat,
         part: String::new(),

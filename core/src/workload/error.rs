@@ -64,6 +64,22 @@ pub enum WorkloadError {
         /// What the parser said.
         source: serde_json::Error,
     },
+    /// No kind of workload has this label.
+    #[error("`{label}` is no workload; expected `embed`, `score` or `decode PROMPT+GENERATED`")]
+    UnknownKind {
+        /// The label.
+        label: String,
+    },
+    /// No sequence is as long as the prompt.
+    #[error(
+        "no sequence has the {prompt_tokens} tokens of the prompt: the longest has {longest}; use fewer --prompt-tokens"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens of the longest sequence.
+        longest: usize,
+    },
     /// `tokenizer.json` is not what the tokenizers library reads.
     #[error("cannot load the tokenizer `{}`", path.display())]
     Tokenizer {
@@ -85,6 +101,14 @@ pub enum WorkloadError {
     /// The tokenizer refused a window.
     #[error("cannot tokenise a window")]
     TokeniseWindow {
+        /// What the library said.
+        source: tokenizers::Error,
+    },
+    /// The tokenizer does not know a generated token.
+    #[error("cannot decode token {token}")]
+    Detokenise {
+        /// Its id.
+        token: u32,
         /// What the library said.
         source: tokenizers::Error,
     },

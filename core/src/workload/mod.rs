@@ -7,6 +7,7 @@
 mod batch;
 mod condition;
 mod error;
+mod kind;
 mod prepare;
 mod sampling;
 mod tokenizer;
@@ -14,6 +15,7 @@ mod tokenizer;
 pub use batch::{Batch, Padding, PaddingSide, batches};
 pub use condition::Condition;
 pub use error::WorkloadError;
+pub use kind::{Generation, WorkloadKind};
 pub use prepare::Workload;
 pub use sampling::Sampling;
 pub use tokenizer::{TokenisedSequence, TokenisedWindow, Tokenizer, WindowTokenizer};

@@ -58,6 +58,27 @@ impl Workload {
         Ok(Self { condition, sequences })
     }
 
+    /// Leaves of each sequence its first `prompt_tokens`, and of the workload the sequences that have as many.
+    ///
+    /// # Errors
+    /// [`WorkloadError::PromptTooLong`] when none has.
+    pub fn cut_to_prompts(&mut self, prompt_tokens: usize) -> Result<(), WorkloadError> {
+        let lengths = self.sequences.iter().map(|sequence| sequence.ids.len());
+        let longest = lengths.max().unwrap_or(0);
+        if longest < prompt_tokens {
+            return Err(WorkloadError::PromptTooLong {
+                prompt_tokens,
+                longest,
+            });
+        }
+        self.sequences
+            .retain(|sequence| sequence.ids.len() >= prompt_tokens);
+        for sequence in &mut self.sequences {
+            sequence.ids.truncate(prompt_tokens);
+        }
+        Ok(())
+    }
+
     /// Number of sequences that lost tokens to the limit.
     pub fn truncated(&self) -> usize {
         self.sequences

@@ -68,6 +68,19 @@ impl Tokenizer {
         largest.map_or(0, |id| id as usize + 1)
     }
 
+    /// Bases (A C G T N) that a token is written as; 0 for special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer cannot decode the token.
+    pub fn bases_of(&self, token: u32) -> Result<u64, WorkloadError> {
+        let text = (self.inner.decode(&[token], true))
+            .map_err(|source| WorkloadError::Detokenise { token, source })?;
+        Ok(text
+            .chars()
+            .filter(|letter| "ACGTN".contains(letter.to_ascii_uppercase()))
+            .count() as u64)
+    }
+
     /// This tokenizer for whole windows of at most `limit` tokens, the special ones included.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub use plugin::{
     PluginCheckArgs, PluginCommand, PluginDirArgs, PluginInfoArgs, PluginListArgs, PluginNewArgs,
 };
 pub use quantize::QuantizeArgs;
-pub use run::{Evaluate, Precision, RunArgs, Sensitivity, precision_name};
+pub use run::{Evaluate, Precision, RunArgs, Sensitivity, TimedWorkload, precision_name};
 
 /// Benchmark of quantised genomic language models: speed, memory, energy, and what it does to the biology.
 ///

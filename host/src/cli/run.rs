@@ -68,6 +68,15 @@ pub struct RunArgs {
     /// Seconds after which timing stops anyway; every batch is timed once in any case.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = not_negative)]
     pub time_budget: f64,
+    /// What is timed.
+    #[arg(long, value_name = "WHAT", default_value = "embed")]
+    pub workload: TimedWorkload,
+    /// Tokens of a prompt, the first of each sequence that has as many [default: 128].
+    #[arg(long, value_name = "TOKENS")]
+    pub prompt_tokens: Option<NonZeroUsize>,
+    /// Tokens to generate after a prompt [default: 32].
+    #[arg(long, value_name = "TOKENS")]
+    pub generate_tokens: Option<NonZeroUsize>,
     /// Batches of a pass at most.
     #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub max_batches: Option<usize>,
@@ -135,6 +144,17 @@ pub struct RunArgs {
     /// Where results go.
     #[arg(long, value_name = "DIR", default_value = "./results")]
     pub outdir: PathBuf,
+}
+
+/// What `--workload` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TimedWorkload {
+    /// A forward pass that ends in mean-pooled embeddings
+    Embed,
+    /// A forward pass with the logits of all positions
+    Score,
+    /// Generation after a prompt, token by token: time to the first token and for each further one
+    Decode,
 }
 
 /// What `--evaluate` takes.

@@ -13,7 +13,7 @@ use qbench_core::{
     checkpoint::{Checkpoint, Dimensions, Granularity, ModelSource, ModulePolicy, Part, parts},
     data::Dataset,
     measure::sampling::SamplingSettings,
-    workload::Condition,
+    workload::{Condition, Generation, WorkloadKind},
 };
 use qbench_sdk::{DType, backend::DeviceInfo};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::reference::{self, KeptReference, QualitySettings};
 use crate::{
-    cli::{Evaluate, RunArgs, Sensitivity, precision_name},
+    cli::{Evaluate, RunArgs, Sensitivity, TimedWorkload, precision_name},
     failure::usage,
     plugins::{BackendChoice, Registry, SchemeChoice},
     share,
@@ -79,6 +79,8 @@ pub struct Configuration {
     pub device: DeviceInfo,
     #[serde(serialize_with = "serialize_precision")]
     pub precision: DType,
+    /// What is timed.
+    pub workload: WorkloadKind,
     pub sampling: SamplingSettings,
     pub max_batches: Option<usize>,
     pub bins: Vec<usize>,
@@ -158,6 +160,7 @@ impl Plan {
             backend,
             device,
             precision,
+            workload: workload(arguments, &dimensions)?,
             sampling: SamplingSettings {
                 warm_up: arguments.warmup,
                 target_ci: arguments.target_ci,
@@ -192,6 +195,43 @@ impl Plan {
             modes,
         })
     }
+}
+
+/// What is timed, with the lengths of a generation looked at.
+fn workload(arguments: &RunArgs, dimensions: &Dimensions) -> Result<WorkloadKind> {
+    const PROMPT: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+    const GENERATED: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+    let lengths = [arguments.prompt_tokens, arguments.generate_tokens];
+    let kind = match arguments.workload {
+        TimedWorkload::Embed => WorkloadKind::Embed,
+        TimedWorkload::Score => WorkloadKind::Score,
+        TimedWorkload::Decode => {
+            let [prompt, generated] = lengths;
+            let generation = Generation {
+                prompt_tokens: prompt.unwrap_or(PROMPT),
+                generated_tokens: generated.unwrap_or(GENERATED),
+            };
+            let all = generation
+                .prompt_tokens
+                .get()
+                .saturating_add(generation.generated_tokens.get());
+            if let Some(limit) = dimensions.max_positions.filter(|&limit| all > limit) {
+                return Err(usage(anyhow!(
+                    "a prompt of {} tokens and {} generated ones are more than the model's {limit} positions: use a smaller \
+                     --prompt-tokens or --generate-tokens",
+                    generation.prompt_tokens,
+                    generation.generated_tokens
+                )));
+            }
+            return Ok(WorkloadKind::Decode(generation));
+        }
+    };
+    if lengths != [None, None] {
+        return Err(usage(anyhow!(
+            "--prompt-tokens and --generate-tokens belong to `--workload decode`; the workload is `{kind}`"
+        )));
+    }
+    Ok(kind)
 }
 
 /// The model as a worker, whose working directory may differ, opens it again.

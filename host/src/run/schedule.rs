@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use qbench_core::results::{Cell, CellKind};
+use qbench_core::{
+    results::{Cell, CellKind},
+    workload::WorkloadKind,
+};
 
 use super::{Plan, evaluations};
 use crate::{
@@ -72,6 +75,7 @@ fn performance_cells(plan: &Plan) -> Vec<PlannedCell> {
             for &batch_size in &plan.batch_sizes {
                 for scheme in &plan.modes {
                     let task = Task::Performance {
+                        workload: plan.configuration.workload,
                         batch_size,
                         sampling: plan.configuration.sampling,
                         max_batches: plan.configuration.max_batches,
@@ -125,6 +129,10 @@ pub(super) fn cell(
         precision: precision_name(configuration.precision).to_owned(),
         mode: scheme.mode.clone(),
         condition: condition.to_owned(),
+        workload: match kind {
+            CellKind::Performance => configuration.workload,
+            _ => WorkloadKind::Embed,
+        },
         batch_size,
         repeat,
         part: String::new(),

@@ -5,7 +5,9 @@ use std::{fs, time::Duration};
 use anyhow::{Context, Result};
 use qbench_core::{
     invariants,
-    results::{Cell, CellKind, Evaluation, PluginUse, Quality, RECORD_SCHEMA, Record, Status},
+    results::{
+        Cell, CellKind, Evaluation, GenerationTimes, PluginUse, Quality, RECORD_SCHEMA, Record, Status,
+    },
 };
 
 use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
@@ -300,7 +302,26 @@ pub fn outcome_text(record: &Record) -> String {
     }
     if let Some(performance) = &record.performance {
         let seconds: f64 = performance.batch_seconds.iter().sum();
-        return format!("{:.0} tokens/s", performance.tokens as f64 / seconds);
+        let rate = format!("{:.0} tokens/s", performance.tokens as f64 / seconds);
+        return match performance.generation_times() {
+            Some(GenerationTimes {
+                first_token,
+                each_further_token: Some(further),
+            }) => {
+                format!(
+                    "{rate}, {:.1} ms to the first, {:.2} ms a further one",
+                    first_token * 1e3,
+                    further * 1e3
+                )
+            }
+            Some(GenerationTimes {
+                first_token,
+                each_further_token: None,
+            }) => {
+                format!("{rate}, {:.1} ms to the first", first_token * 1e3)
+            }
+            None => rate,
+        };
     }
     if let Some(evaluation) = &record.evaluation {
         return evaluation_text(evaluation);

@@ -8,6 +8,7 @@ use qbench_core::{
     measure::sampling::SamplingSettings,
     quality::ReferenceLabel,
     results::{Evaluation, LayerExecution, Performance, Quality, WeightMemory},
+    workload::WorkloadKind,
 };
 use qbench_sdk::DType;
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,7 @@ impl DataSource {
 pub enum Task {
     /// Time batches.
     Performance {
+        workload: WorkloadKind,
         batch_size: NonZeroUsize,
         sampling: SamplingSettings,
         max_batches: Option<usize>,

@@ -32,10 +32,11 @@ pub fn run(job: &CellJob) -> ChildResult<CellOutcome> {
 fn run_task(job: &CellJob) -> Result<CellOutcome> {
     match &job.task {
         Task::Performance {
+            workload,
             batch_size,
             sampling,
             max_batches,
-        } => performance::run(job, *batch_size, sampling, *max_batches),
+        } => performance::run(job, *workload, *batch_size, sampling, *max_batches),
         Task::Reference(task) => quality::make_reference(job, task),
         Task::Quality(task) => quality::compare(job, task),
         Task::Layers { reference, samples } => layers::run(job, reference, *samples),

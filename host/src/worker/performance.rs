@@ -1,9 +1,10 @@
 //! The performance cell: time, memory, energy.
 
-use std::{num::NonZeroUsize, time::Instant};
+use std::{num::NonZeroUsize, path::Path, time::Instant};
 
 use anyhow::Result;
 use qbench_core::{
+    checkpoint::Checkpoint,
     invariants::finite_outputs,
     measure::{
         clock::WallClock,
@@ -12,10 +13,10 @@ use qbench_core::{
             AttentionPairs, DecoderShape, OutputHead, flops_per_sequence_exact, flops_per_sequence_original,
         },
         sampling::SamplingSettings,
-        speed::time_batches,
+        speed::{GenerationTiming, OutputShape, time_batches},
     },
     results::{BatchShape, Performance},
-    workload::{Batch, batches},
+    workload::{Batch, Generation, Tokenizer, WorkloadKind, batches},
 };
 
 use super::{
@@ -29,13 +30,17 @@ use crate::energy::{self, Recorder};
 
 pub(super) fn run(
     job: &CellJob,
+    workload: WorkloadKind,
     batch_size: NonZeroUsize,
     sampling: &SamplingSettings,
     max_batches: Option<usize>,
 ) -> Result<CellOutcome> {
     let checkpoint = open_checkpoint(job)?;
     let start = Instant::now();
-    let prepared = prepare(job, &checkpoint)?;
+    let mut prepared = prepare(job, &checkpoint)?;
+    if let WorkloadKind::Decode(generation) = workload {
+        prepared.workload.cut_to_prompts(generation.prompt_tokens.get())?;
+    }
     let tokenize_seconds = start.elapsed().as_secs_f64();
     let batches = batches(
         &prepared.workload.sequences,
@@ -55,8 +60,12 @@ pub(super) fn run(
     };
     let timing = time_batches(
         loaded.model.as_mut(),
-        loaded.info.layers,
-        loaded.info.hidden_size,
+        OutputShape {
+            layers: loaded.info.layers,
+            hidden: loaded.info.hidden_size,
+            vocabulary: loaded.info.vocab_size,
+        },
+        workload,
         &batches,
         sampling,
         job.seed,
@@ -69,7 +78,7 @@ pub(super) fn run(
     let shape = (loaded.info.layers, loaded.info.hidden_size);
     let witness = loaded.witness.as_ref().ok();
     let probe = probe::run(loaded.model.as_mut(), shape, &batches[0], witness)?;
-    violations.extend(finite_outputs(timing.non_finite_outputs, timing.outputs));
+    violations.extend(finite_outputs(timing.outputs.non_finite, timing.outputs.values));
     violations.extend(resources::violations(job, &loaded, &memory, &probe));
 
     let performance = Performance {
@@ -90,7 +99,13 @@ pub(super) fn run(
         energy: energy.ok(),
         commit: job.commit.clone(),
         threads: job.threads,
-        ..describe(&prepared, &batches, timing.timed.passes, &loaded, job)
+        ..describe(&prepared, workload, &batches, timing.timed.passes, &loaded, job)
+    };
+    let performance = match workload {
+        WorkloadKind::Decode(generation) => {
+            generated(performance, generation, timing.generation, &prepared, &checkpoint)?
+        }
+        WorkloadKind::Embed | WorkloadKind::Score => performance,
     }
     .with_times(timing.warm_up, timing.timed, job.seed);
     Ok(CellOutcome {
@@ -105,6 +120,7 @@ pub(super) fn run(
 /// Everything that follows from the sequences, run `passes` times, and the model's shape.
 fn describe(
     prepared: &Prepared,
+    workload: WorkloadKind,
     batches: &[Batch],
     passes: usize,
     loaded: &Loaded,
@@ -122,12 +138,21 @@ fn describe(
     let mean = |flops: &dyn Fn(usize) -> f64| {
         lengths.iter().map(|&tokens| flops(tokens)).sum::<f64>() / lengths.len() as f64
     };
+    // The last token that is generated goes through the model no more.
+    let (further, head) = match workload {
+        WorkloadKind::Embed => (0, OutputHead::None),
+        WorkloadKind::Score => (0, OutputHead::EveryPosition),
+        WorkloadKind::Decode(Generation { generated_tokens, .. }) => (
+            generated_tokens.get() - 1,
+            OutputHead::Positions(generated_tokens.get()),
+        ),
+    };
     let original = |tokens| {
         flops_per_sequence_original(
             info.layers,
             info.hidden_size,
             Some(info.intermediate_size),
-            tokens,
+            tokens + further,
         )
     };
     let shape = DecoderShape {
@@ -139,8 +164,7 @@ fn describe(
         head_dim: info.head_dim,
         vocabulary: info.vocab_size,
     };
-    // The timed pass ends in pooled hidden states and computes no logits.
-    let exact = |tokens| flops_per_sequence_exact(&shape, tokens, AttentionPairs::Causal, OutputHead::None);
+    let exact = |tokens| flops_per_sequence_exact(&shape, tokens + further, AttentionPairs::Causal, head);
     Performance {
         batches: batches.iter().map(shape_of).collect(),
         sequences: passes * sequences as u64,
@@ -157,6 +181,35 @@ fn describe(
         library: job.backend.info.library.clone(),
         ..Performance::default()
     }
+}
+
+/// The same with tokens and bases those that were generated.
+fn generated(
+    performance: Performance,
+    generation: Generation,
+    timing: GenerationTiming,
+    prepared: &Prepared,
+    checkpoint: &Checkpoint,
+) -> Result<Performance> {
+    let bases = if prepared.real {
+        let directory = checkpoint.config_path().parent().unwrap_or(Path::new("."));
+        let tokenizer = Tokenizer::from_directory(directory)?;
+        let each = timing
+            .tokens
+            .iter()
+            .map(|(&token, times)| Ok(tokenizer.bases_of(token)? * times));
+        Some(each.sum::<Result<u64>>()?)
+    } else {
+        None
+    };
+    Ok(Performance {
+        first_token_seconds: timing.first_token_seconds,
+        generated_tokens: Some(generation.generated_tokens.get() as u64),
+        tokens: performance.sequences * generation.generated_tokens.get() as u64,
+        bases,
+        mean_tokens: generation.prompt_tokens.get() as f64,
+        ..performance
+    })
 }
 
 fn shape_of(batch: &Batch) -> BatchShape {
