@@ -15,6 +15,7 @@ pub mod codebook_few;
 pub mod codebook_many;
 pub mod codebook_quantize;
 pub mod dense_few;
+pub mod device;
 mod driver;
 pub mod elementwise;
 mod error;
