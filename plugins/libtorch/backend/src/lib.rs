@@ -18,6 +18,10 @@ mod native;
 mod ops;
 mod options;
 mod tensors;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;
 
 use qbench_sdk::export_plugin;
 
