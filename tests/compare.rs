@@ -214,3 +214,47 @@ fn what_cannot_be_compared_is_an_error_of_usage() {
     compare(&["old", "same", "--fail-on", "faster"], &["slower-or-ambiguous"]);
     compare(&["old"], &["<B>"]);
 }
+
+#[test]
+fn backends_are_compared_across_that_column() {
+    let directory = fixture();
+    let on = |backend: &str, records: Vec<Record>| -> Vec<Record> {
+        let with = |mut record: Record| {
+            record.cell.backend = backend.to_owned();
+            record
+        };
+        records.into_iter().map(with).collect()
+    };
+    let other = on(
+        "other",
+        [repeats("standard", 1.001), repeats("8bit", 1.08)].concat(),
+    );
+    results(directory.path(), "other", &other);
+    results(directory.path(), "both", &[other, repeats("8bit", 1.0)].concat());
+    let compare_with = |b: &str, arguments: &[&str]| {
+        let mut command = qbench();
+        command
+            .current_dir(directory.path())
+            .args(["compare", "old", b])
+            .args(arguments);
+        command
+    };
+    fails(
+        &mut compare_with("other", &[]),
+        2,
+        &["no cell in common", "--across backend"],
+    );
+    let (code, text) = compare(directory.path(), "other", &["--across", "backend"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.ends_with("1 SLOWER, 1 SAME\n"), "{text}");
+    fails(
+        &mut compare_with("both", &["--across", "backend"]),
+        2,
+        &["both", "differ in their backend alone"],
+    );
+    fails(
+        &mut compare_with("other", &["--across", "colour"]),
+        2,
+        &["colour", "backend, device"],
+    );
+}

@@ -66,6 +66,44 @@ pub fn plugin(name: &str) -> PathBuf {
     path
 }
 
+/// The folder of the built libtorch plugin, where libtorch is set up (`plugins/libtorch/setup`, or `$LIBTORCH`), else
+/// `None`: nothing else of the repository needs it.
+pub fn libtorch() -> Option<&'static Path> {
+    static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let build = || {
+        if env::var_os("QBENCH_TEST_BUILT").is_some() {
+            let file = built().join("libqbench_libtorch.so");
+            return file.exists().then(|| built().to_path_buf());
+        }
+        let workspace = repository().join("plugins/libtorch");
+        let with_libtorch = |program: &str| {
+            Process::new(workspace.join("with-libtorch"))
+                .arg(program)
+                .output()
+        };
+        if !with_libtorch("true").unwrap().status.success() {
+            return None;
+        }
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Process::new(workspace.join("with-libtorch"));
+        build.arg(cargo).args(["build", "--quiet", "--workspace"]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        assert!(
+            build.status().unwrap().success(),
+            "cargo build of plugins/libtorch"
+        );
+        let profile = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        Some(workspace.join("target").join(profile))
+    };
+    DIRECTORY.get_or_init(build).as_deref()
+}
+
 /// The program, in an environment without plugins or models of the user's.
 pub fn qbench() -> Command {
     let mut command = Command::new(built().join("qbench"));

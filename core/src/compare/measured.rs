@@ -33,7 +33,8 @@ pub enum CompareError {
     },
     /// No cell is in both.
     #[error(
-        "{} and {} have no cell in common; the first of each: {first_a}; {first_b}",
+        "{} and {} have no cell in common; the first of each: {first_a}; {first_b} (`--across backend` compares cells of \
+         different backends)",
         a.display(),
         b.display()
     )]
@@ -47,6 +48,17 @@ pub enum CompareError {
         /// B's first cell.
         first_b: String,
     },
+    /// Cells are to be matched across a column that tells cells of one side apart.
+    #[error("{}: several cells differ in their {} alone, so which of them is meant?", path.display(), columns.join(", "))]
+    ManyAcross {
+        /// The path.
+        path: PathBuf,
+        /// The columns.
+        columns: Vec<String>,
+    },
+    /// A column that cells cannot be matched across.
+    #[error("`{0}` is no column to compare across; known: model, backend, device, precision, condition")]
+    UnknownColumn(String),
     /// A file is faulty.
     #[error(transparent)]
     Results(#[from] ResultsError),
@@ -273,6 +285,39 @@ impl Measured {
             }
             None if row.is_ok() => cell.failures.push("no time was recorded".to_owned()),
             None => cell.failures.push(format!("{}: {}", row.status, row.reason)),
+        }
+    }
+
+    /// Leaves columns out of what identifies cells, such as `backend`: cells of other values are then matched.
+    ///
+    /// # Errors
+    /// [`CompareError::UnknownColumn`], and [`CompareError::ManyAcross`] when cells cannot be told apart any more.
+    pub fn across(mut self, columns: &[String]) -> Result<Self, CompareError> {
+        for name in columns {
+            let (_, column) = OPTIONAL_COLUMNS
+                .into_iter()
+                .find(|(known, _)| known == name)
+                .ok_or_else(|| CompareError::UnknownColumn(name.clone()))?;
+            self.cells
+                .iter_mut()
+                .for_each(|cell| column(&mut cell.key).clear());
+            self.quality
+                .iter_mut()
+                .for_each(|cell| column(&mut cell.key).clear());
+        }
+        if columns.is_empty() {
+            return Ok(self);
+        }
+        let distinct = |keys: Vec<&CellKey>| keys.iter().collect::<HashSet<_>>().len() == keys.len();
+        let cells = self.cells.iter().map(|cell| &cell.key).collect();
+        let quality = self.quality.iter().map(|cell| &cell.key).collect();
+        if distinct(cells) && distinct(quality) {
+            Ok(self)
+        } else {
+            Err(CompareError::ManyAcross {
+                path: self.path,
+                columns: columns.to_vec(),
+            })
         }
     }
 

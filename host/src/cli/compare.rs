@@ -12,6 +12,9 @@ pub struct CompareArgs {
     pub a: PathBuf,
     /// What is compared, in the same forms.
     pub b: PathBuf,
+    /// Columns in which compared cells may differ: backend, device, precision, model, condition.
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    pub across: Vec<String>,
     /// Difference in time per batch that counts as none, such as 3% or 0.03.
     #[arg(long, value_name = "SHARE", default_value = "3%", value_parser = share_of_time)]
     pub margin: f64,

@@ -1,6 +1,6 @@
 //! `qbench compare`.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Result;
 use qbench_core::{
@@ -32,8 +32,12 @@ pub(super) fn compare(arguments: &CompareArgs, output: &OutputArgs) -> Result<Ex
         kl: arguments.kl_margin,
         perplexity: arguments.perplexity_margin,
     };
-    let a = Measured::read(&arguments.a).map_err(usage)?;
-    let b = Measured::read(&arguments.b).map_err(usage)?;
+    let read = |path: &Path| {
+        Measured::read(path)
+            .and_then(|measured| measured.across(&arguments.across))
+            .map_err(usage)
+    };
+    let (a, b) = (read(&arguments.a)?, read(&arguments.b)?);
     let comparison = Comparison::of(a, b, question, margins).map_err(usage)?;
     if !output.quiet {
         for warning in &comparison.warnings {

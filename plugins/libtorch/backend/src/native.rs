@@ -75,7 +75,7 @@ pub(crate) fn cpu_memory() -> Memory {
         allocated: allocated as u64,
         peak_allocated: most as u64,
         reserved: None,
-        measured_by: "torch's CPU allocator, counted".to_owned(),
+        measured_by: "torch's CPU allocator".to_owned(),
     }
 }
 
