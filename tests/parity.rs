@@ -25,7 +25,9 @@ const LOGITS: f64 = 1e-5;
 const LOGITS_INT8: f64 = 5e-3;
 /// Log-sum-exp, the next token's logit and the two largest, absolute.
 const SCALARS: f64 = 1e-4;
-const SCALARS_INT8: f64 = 5e-2;
+/// For int8 the 1.8e-5 by which a constant of bitsandbytes' CPU code is off (docs/numerics.md) moves single logits by up to
+/// 0.081, where codes of a later layer round to the other side; with its constant all of these are within 0.01.
+const SCALARS_INT8: f64 = 0.1;
 /// KL, share of the same top-1 token and perplexity, relative. One token of the 444 that has another top-1 is 2e-3.
 const STATISTICS: f64 = 1e-3;
 /// The same for int8, where one rounding of an activation more or less moves the mean KL by some tenths of a per cent and

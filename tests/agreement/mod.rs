@@ -23,10 +23,10 @@ const KL_HALF: f64 = 5e-4;
 const KL_HALF_INT8: f64 = 1.5e-3;
 
 /// A backend with one of its devices.
-pub struct Engine {
-    pub id: &'static str,
-    pub file: PathBuf,
-    pub device: &'static str,
+pub(crate) struct Engine {
+    pub(crate) id: &'static str,
+    pub(crate) file: PathBuf,
+    pub(crate) device: &'static str,
 }
 
 impl Engine {
@@ -46,7 +46,7 @@ impl Engine {
         )
     }
 
-    pub fn load(&self, checkpoint: Checkpoint, mode: &str, compute: DType) -> Box<dyn Model> {
+    pub(crate) fn load(&self, checkpoint: Checkpoint, mode: &str, compute: DType) -> Box<dyn Model> {
         let threads = std::thread::available_parallelism().unwrap().get();
         let scheme = load(&plugin("libqbench_modes.so"))
             .unwrap()
@@ -171,7 +171,7 @@ fn distance(values: &[f32], truth: &[f32], mask: &[u8], vocab: usize) -> (f64, f
 }
 
 /// Fails where the engine's logits are too far from the CPU backend's.
-pub fn check_modes(engine: &Engine, precisions: &[DType]) {
+pub(crate) fn check_modes(engine: &Engine, precisions: &[DType]) {
     let mut failures = Vec::new();
     println!(
         "model, precision, mode: max |difference| / max |logit|, KL(cpu || {}), KL of one sequence alone || in the batch",
@@ -225,7 +225,7 @@ pub fn check_modes(engine: &Engine, precisions: &[DType]) {
 }
 
 /// Fails where passes over a cache give other logits than one pass over the whole.
-pub fn check_cache(engine: &Engine) {
+pub(crate) fn check_cache(engine: &Engine) {
     for (precision, tolerance) in [(DType::F32, 1e-5), (DType::BF16, 0.05)] {
         let mut other = engine.model("examples/go-mini-12m", "standard", precision);
         let vocab = other.info().unwrap().vocab_size;
