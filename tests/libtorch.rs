@@ -162,3 +162,55 @@ fn a_run_gives_every_mode_a_row_and_compares_with_another_backend() {
         assert!(text.contains(mode), "`{mode}` is not in: {text}");
     }
 }
+
+#[test]
+fn too_little_memory_is_the_row_of_a_cell() {
+    let Some(file) = plugin() else { return };
+    let results = tempfile::tempdir().unwrap();
+    let outdir = results.path().join("run");
+    let output = qbench()
+        .env("LIBTORCH", torch_folder())
+        .env("QBENCH_PLUGIN_PATH", file.parent().unwrap())
+        // The model and libtorch fit into 0.3 GB, a pass over all sequences at once does not.
+        .args([
+            "run",
+            "--backend",
+            "libtorch",
+            "--threads",
+            "2",
+            "--memory-limit",
+            "0.3",
+        ])
+        .args([
+            "--modes",
+            "standard",
+            "8bit",
+            "--samples-per-cond",
+            "26",
+            "--batch-sizes",
+            "26",
+        ])
+        .args([
+            "--warmup",
+            "1",
+            "--num-repeats",
+            "1",
+            "--time-budget",
+            "0",
+            "--skip-quality",
+            "--outdir",
+        ])
+        .arg(&outdir)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let table = rows(&benchmark_table(&outdir));
+    assert_eq!(table.len(), 2, "{table:?}");
+    for row in table {
+        assert_eq!(row["status"], "out_of_memory", "{row:?}");
+        assert!(
+            row["reason"].contains("torch ") && row["reason"].contains("can't allocate memory"),
+            "{row:?}"
+        );
+    }
+}

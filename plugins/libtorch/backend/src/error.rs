@@ -36,7 +36,12 @@ pub(crate) fn exception(name: &str, text: &str) -> Error {
         .take_while(|line| !line.starts_with("Exception raised from") && !line.starts_with("frame #"))
         .filter(|line| !line.is_empty())
         .collect();
-    let message = format!("torch {name}: {}", reason.join(" "));
+    let reason = reason.join(" ");
+    // The CPU allocator's sentence comes after the place in torch's source that checked it.
+    let reason = reason
+        .split_once("DefaultCPUAllocator: ")
+        .map_or(reason.as_str(), |(_, sentence)| sentence);
+    let message = format!("torch {name}: {reason}");
     if MEMORY.iter().any(|words| text.contains(words)) {
         Error::OutOfMemory(message)
     } else {
@@ -79,7 +84,10 @@ mod tests {
         let tensor = Tensor::f_empty([1_i64 << 46], (Kind::Float, Device::Cpu));
         let error = tensor.op("empty").unwrap_err();
         assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
-        assert!(error.to_string().contains("torch empty: "), "{error}");
+        assert!(
+            error.to_string().contains("torch empty: can't allocate memory"),
+            "{error}"
+        );
         let cuda =
             "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has 139 GiB.\nException raised from x";
         let error = exception("linear", cuda);
