@@ -331,7 +331,10 @@ impl Ops for TorchOps {
             .f_narrow(1, tokens.length as i64 - 1, 1)
             .op("narrow")?
             .f_reshape([tokens.batch as i64, -1])
-            .op("reshape")
+            .op("reshape")?
+            // Our kernels take one block of memory.
+            .f_contiguous()
+            .op("contiguous")
     }
 
     fn project(&self, x: &Tensor, weight: &Linear, out: &mut [f32]) -> Result<()> {

@@ -137,7 +137,9 @@ fn rotations_gathers_and_means() {
             }
 
             let states = ops.context.activations(&q, width);
-            let last = read(&ops.last_positions(&states, &tokens).unwrap());
+            let last = ops.last_positions(&states, &tokens).unwrap();
+            assert!(last.is_contiguous(), "{what}");
+            let last = read(&last);
             for (sequence, row) in last.chunks_exact(width).enumerate() {
                 let truth = &q[((sequence + 1) * length - 1) * width..][..width];
                 assert_eq!(row, truth, "{what}");
