@@ -43,7 +43,7 @@ fn the_gpu_agrees_with_the_cpu() {
 #[test]
 #[ignore = "needs an NVIDIA GPU and a plugin for it"]
 fn the_cache_goes_on_where_a_pass_ended() {
-    check_cache(&engine());
+    check_cache(&engine(), &["standard", "4bit_nf4", "4bit_nf4_double"]);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -54,7 +54,7 @@ fn it_agrees_with_the_cpu_backend() {
 #[test]
 fn its_cache_goes_on_where_a_pass_ended() {
     if let Some(file) = plugin() {
-        check_cache(&engine(file));
+        check_cache(&engine(file), &["standard"]);
     }
 }
 

@@ -142,19 +142,63 @@ impl<O: Ops> Decoder<O> {
             sin,
         })?;
 
+        let only_logits = output.hidden.is_empty() && output.pooled.is_empty();
+        match (&mut cached, &mut output.logits) {
+            (Some(cached), Some((_, logits))) if batch.length == 1 && only_logits => {
+                let layers = |caches: &mut [O::Cache]| {
+                    let nothing = &mut ForwardOutput::default();
+                    self.run_layers(ops, &tokens, Some(caches), nothing, &mut Vec::new())
+                };
+                ops.decode(&tokens, &mut cached.layers, self.head()?, logits, &layers)?;
+                ops.finish()?;
+            }
+            _ => {
+                let mut pooled = Vec::new();
+                let caches = cached.as_mut().map(|cached| &mut cached.layers[..]);
+                let normed = self.run_layers(ops, &tokens, caches, output, &mut pooled)?;
+                if let Some((rows, logits)) = &mut output.logits {
+                    let head = self.head()?;
+                    match rows {
+                        LogitRows::All => ops.project(&normed, head, logits)?,
+                        LogitRows::Last => {
+                            ops.project(&ops.last_positions(&normed, &tokens)?, head, logits)?;
+                        }
+                    }
+                }
+                ops.finish()?;
+                for (index, mean) in pooled {
+                    ops.read_pooled(mean, output.pooled[index].data)?;
+                }
+            }
+        }
+        if let Some(mut cached) = cached {
+            cached.positions += batch.length;
+            self.cache = Some(cached);
+        }
+        Ok(())
+    }
+
+    /// The normed states after the last layer. Hidden states go where `output` wants them, means into `pooled`.
+    fn run_layers(
+        &self,
+        ops: &O,
+        tokens: &O::Tokens,
+        mut caches: Option<&mut [O::Cache]>,
+        output: &mut ForwardOutput<'_>,
+        pooled: &mut Vec<(usize, O::Pooled)>,
+    ) -> Result<O::Tensor> {
         let eps = self.config.rms_norm_eps;
         let norm_before = |index: usize| {
             self.layers
                 .get(index)
                 .map_or(&self.norm, |layer| &layer.input_norm)
         };
-        let mut pooled = Vec::new();
-        let mut x = ops.embed(&self.embedding, &tokens)?;
+        let mut x = ops.embed(&self.embedding, tokens)?;
         let mut normed = ops.rms_norm(&x, norm_before(0), eps)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            emit(ops, &x, &tokens, index, output, &mut pooled)?;
-            let cache = cached.as_mut().map(|cached| &mut cached.layers[index]);
-            let mixed = layer.attention(ops, normed, &self.attention, &tokens, cache)?;
+            emit(ops, &x, tokens, index, output, pooled)?;
+            let cache = caches.as_deref_mut().map(|caches| &mut caches[index]);
+            let mixed = layer.attention(ops, normed, &self.attention, tokens, cache)?;
             (x, normed) = ops.add_rms_norm(x, &mixed, &layer.mlp_norm, eps)?;
             drop(mixed);
             let mlp = ops.gated_mlp(&normed, &layer.gate, &layer.up, &layer.down)?;
@@ -162,23 +206,8 @@ impl<O: Ops> Decoder<O> {
             (x, normed) = ops.add_rms_norm(x, &mlp, norm_before(index + 1), eps)?;
         }
         drop(x);
-        emit(ops, &normed, &tokens, self.layers.len(), output, &mut pooled)?;
-        if let Some((rows, logits)) = &mut output.logits {
-            let head = self.head()?;
-            match rows {
-                LogitRows::All => ops.project(&normed, head, logits)?,
-                LogitRows::Last => ops.project(&ops.last_positions(&normed, &tokens)?, head, logits)?,
-            }
-        }
-        ops.finish()?;
-        for (index, mean) in pooled {
-            ops.read_pooled(mean, output.pooled[index].data)?;
-        }
-        if let Some(mut cached) = cached {
-            cached.positions += batch.length;
-            self.cache = Some(cached);
-        }
-        Ok(())
+        emit(ops, &normed, tokens, self.layers.len(), output, pooled)?;
+        Ok(normed)
     }
 
     fn head(&self) -> Result<&O::Linear> {

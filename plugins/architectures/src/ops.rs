@@ -188,6 +188,24 @@ pub trait Ops: Send {
     /// See [`embed`](Self::embed).
     fn project(&self, x: &Self::Tensor, weight: &Self::Linear, out: &mut [f32]) -> Result<()>;
 
+    /// One new position a sequence with a cache, up to its logits: runs `layers`, and [`project`](Self::project)s what they
+    /// give. `layers` gives the same operations each time, in the same order, and what differs between two calls is in
+    /// `tokens` and `caches`: an implementation may record them once and repeat them.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn decode(
+        &self,
+        tokens: &Self::Tokens,
+        caches: &mut [Self::Cache],
+        head: &Self::Linear,
+        out: &mut [f32],
+        layers: &dyn Fn(&mut [Self::Cache]) -> Result<Self::Tensor>,
+    ) -> Result<()> {
+        let _ = tokens;
+        self.project(&layers(caches)?, head, out)
+    }
+
     /// The mean over each sequence's tokens, padding left out, `[batch, width]`; zeros for a sequence of padding.
     ///
     /// # Errors

@@ -1,26 +1,25 @@
 //! One GPU: candle's device, our kernels in its context, its memory.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
-#[cfg(test)]
-use candle_core::cuda_backend::cudarc::driver::result::memset_d8_async;
 use candle_core::{
-    CudaDevice, CudaStorage, DType as CandleType, Storage, Tensor,
+    CudaDevice,
     cuda_backend::cudarc::{
         cublas,
         driver::{
-            CudaEvent, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
-            result::{device, mem_pool, memcpy_htod_async},
-            sys::{CUevent_flags, CUmemPool_attribute, CUmemoryPool, CUresult},
+            CudaEvent, CudaGraph, CudaStream,
+            result::{device, mem_pool, memcpy_htod_async, memset_d8_async},
+            sys::{
+                CUevent_flags, CUgraphInstantiate_flags, CUmemPool_attribute, CUmemoryPool,
+                CUstreamCaptureMode,
+            },
         },
     },
-    op::BackpropOp,
 };
-use half::{bf16, f16};
 use qbench_kernels::{
-    CUdeviceptr, CUstream, Element, attention::Attention, codebook_dequantize::Dequantize, codebook_few,
-    codebook_many, dense_few, elementwise::Elementwise, int8_any, int8_many, int8_quantize, norm::Norm,
-    rope::Rope, rows::Rows,
+    CUdeviceptr, CUstream, Element, attention::Attention, attention_step::AttentionStep,
+    codebook_dequantize::Dequantize, codebook_few, codebook_many, dense_few, elementwise::Elementwise,
+    int8_any, int8_many, int8_quantize, norm::Norm, rope::Rope, rows::Rows,
 };
 use qbench_sdk::{
     DType, Error, Result,
@@ -29,12 +28,13 @@ use qbench_sdk::{
 };
 
 use crate::{
+    buffer::{Buffer, Scratch},
     driver::{COMPILED_FOR, Found},
     error,
 };
 
 /// Scratch memory of cuBLAS, as large as NVIDIA advises for Hopper. Ours, so that it is counted.
-const WORKSPACE: usize = 32 << 20;
+pub(crate) const WORKSPACE: usize = 32 << 20;
 
 /// A GPU in use by one model.
 pub(crate) struct Gpu {
@@ -43,6 +43,8 @@ pub(crate) struct Gpu {
     pool: CUmemoryPool,
     major: i32,
     pub(crate) kernels: Kernels,
+    /// Where buffers come from while operations run that are to be repeated.
+    scratch: RefCell<Option<Arc<Scratch>>>,
     _workspace: Buffer,
 }
 
@@ -52,6 +54,7 @@ unsafe impl Send for Gpu {}
 /// Every kernel, loaded.
 pub(crate) struct Kernels {
     pub(crate) attention: Attention,
+    pub(crate) attention_step: AttentionStep,
     pub(crate) codebook_few: codebook_few::Few,
     /// On Hopper only, as the other `many`.
     pub(crate) codebook_many: Option<codebook_many::Many>,
@@ -64,19 +67,6 @@ pub(crate) struct Kernels {
     pub(crate) norm: Norm,
     pub(crate) rope: Rope,
     pub(crate) rows: Rows,
-}
-
-/// Bytes on the device, aligned to 256; freed in the order of the stream when dropped.
-pub(crate) struct Buffer(CudaSlice<u8>);
-
-impl Buffer {
-    pub(crate) fn address(&self) -> CUdeviceptr {
-        self.0.device_ptr(self.0.stream()).0
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.0.num_bytes()
-    }
 }
 
 /// The kernels' name of a float type.
@@ -123,7 +113,7 @@ impl Gpu {
         }
         .map_err(error::driver)?;
         let kernels = Kernels::load().map_err(error::kernel)?;
-        let workspace = allocate(&stream, WORKSPACE).map(Buffer)?;
+        let workspace = Buffer::new(&stream, WORKSPACE)?;
         // SAFETY: the workspace lives as long as the handle, which the device holds, and is used on its stream only.
         unsafe {
             cublas::sys::cublasSetWorkspace_v2(
@@ -140,6 +130,7 @@ impl Gpu {
             pool,
             major,
             kernels,
+            scratch: RefCell::new(None),
             _workspace: workspace,
         })
     }
@@ -164,7 +155,48 @@ impl Gpu {
 
     /// Memory that holds anything.
     pub(crate) fn buffer(&self, bytes: usize) -> Result<Buffer> {
-        allocate(&self.stream, bytes).map(Buffer)
+        match &*self.scratch.borrow() {
+            Some(scratch) => scratch.buffer(&self.stream, bytes),
+            None => Buffer::new(&self.stream, bytes),
+        }
+    }
+
+    /// Memory that holds anything and outlasts what runs now.
+    pub(crate) fn lasting_buffer(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::new(&self.stream, bytes)
+    }
+
+    /// Runs `operations` with all their buffers from `scratch`.
+    pub(crate) fn within<T>(
+        &self,
+        scratch: &Arc<Scratch>,
+        operations: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        *self.scratch.borrow_mut() = Some(scratch.clone());
+        let result = operations();
+        *self.scratch.borrow_mut() = None;
+        result
+    }
+
+    /// Records what `operations` give the stream, without running it.
+    pub(crate) fn record_graph(&self, operations: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        self.stream
+            .begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .map_err(error::driver)?;
+        let result = operations();
+        // Also after an error: the stream would stay in recording.
+        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
+        result?;
+        graph
+            .map_err(error::driver)?
+            .ok_or_else(|| Error::Internal("an empty recording".to_owned()))
+    }
+
+    /// Sets the first bytes of a buffer to zero.
+    pub(crate) fn clear(&self, buffer: &Buffer, bytes: usize) -> Result<()> {
+        assert!(bytes <= buffer.bytes(), "more bytes than a buffer has");
+        // SAFETY: the buffer is as long.
+        unsafe { memset_d8_async(buffer.address(), 0, bytes, self.stream()) }.map_err(error::driver)
     }
 
     /// A copy of `bytes`; they may change once this returns.
@@ -198,35 +230,9 @@ impl Gpu {
     }
 
     /// Copies `values` from the device, once everything before it is done.
+    #[expect(clippy::unused_self, reason = "beside `upload`")]
     pub(crate) fn download(&self, buffer: &Buffer, values: &mut [f32]) -> Result<()> {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
-        let view = buffer.0.slice(..bytes.len());
-        self.stream.memcpy_dtoh(&view, bytes).map_err(error::driver)
-    }
-
-    /// Activations `[rows, width]` that hold anything.
-    pub(crate) fn tensor(&self, rows: usize, width: usize, dtype: DType) -> Result<Tensor> {
-        let values = rows * width;
-        let storage = match dtype {
-            DType::F32 => self.storage::<f32>(values)?,
-            DType::F16 => self.storage::<f16>(values)?,
-            DType::BF16 => self.storage::<bf16>(values)?,
-            DType::I8 | DType::U8 => return Err(Error::Unsupported(format!("activations of {dtype}"))),
-        };
-        Ok(Tensor::from_storage(
-            Storage::Cuda(storage),
-            (rows, width),
-            BackpropOp::none(),
-            false,
-        ))
-    }
-
-    fn storage<T: DeviceRepr + candle_core::cuda_backend::CudaDType>(
-        &self,
-        values: usize,
-    ) -> Result<CudaStorage> {
-        let slice = allocate::<T>(&self.stream, values)?;
-        Ok(CudaStorage::wrap_cuda_slice(slice, self.device.clone()))
+        buffer.read(bytemuck::cast_slice_mut(values))
     }
 
     pub(crate) fn synchronize(&self) -> Result<()> {
@@ -280,6 +286,7 @@ impl Kernels {
     fn load() -> qbench_kernels::Result<Self> {
         Ok(Self {
             attention: Attention::load()?,
+            attention_step: AttentionStep::load()?,
             codebook_few: codebook_few::Few::load()?,
             codebook_many: codebook_many::Many::load()?,
             dense_few: dense_few::Few::load()?,
@@ -292,60 +299,5 @@ impl Kernels {
             rope: Rope::load()?,
             rows: Rows::load()?,
         })
-    }
-}
-
-/// The address of a tensor's first element. Tensors made by [`Gpu::tensor`] are contiguous and start at their storage.
-pub(crate) fn address(tensor: &Tensor) -> Result<CUdeviceptr> {
-    fn of<T>(slice: &CudaSlice<T>) -> CUdeviceptr {
-        slice.device_ptr(slice.stream()).0
-    }
-    let candle = |error: candle_core::Error| Error::Internal(format!("candle: {error}"));
-    let (storage, _) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else {
-        return Err(Error::Internal("a tensor that is not on the GPU".to_owned()));
-    };
-    match tensor.dtype() {
-        CandleType::F32 => storage.as_cuda_slice::<f32>().map(of),
-        CandleType::F16 => storage.as_cuda_slice::<f16>().map(of),
-        CandleType::BF16 => storage.as_cuda_slice::<bf16>().map(of),
-        other => return Err(Error::Internal(format!("activations of {other:?}"))),
-    }
-    .map_err(candle)
-}
-
-fn allocate<T: DeviceRepr>(stream: &Arc<CudaStream>, count: usize) -> Result<CudaSlice<T>> {
-    // SAFETY: all types asked for here are plain numbers; whoever asks writes before it reads.
-    let slice = unsafe { stream.alloc::<T>(count.max(1)) }
-        .map_err(|error| allocation_error(stream, count * size_of::<T>(), error))?;
-    // Bytes of NaN: a test sees what is read before it is written.
-    #[cfg(test)]
-    // SAFETY: the memory was just allocated with this size.
-    unsafe {
-        memset_d8_async(
-            slice.device_ptr(stream).0,
-            0xff,
-            slice.num_bytes(),
-            stream.cu_stream(),
-        )
-    }
-    .map_err(error::driver)?;
-    Ok(slice)
-}
-
-fn allocation_error(stream: &CudaStream, bytes: usize, error: DriverError) -> Error {
-    if error.0 != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-        return error::driver(error);
-    }
-    let gigabytes = |bytes: usize| bytes as f64 / 1e9;
-    match stream.context().mem_get_info() {
-        Ok((free, total)) => Error::OutOfMemory(format!(
-            "{:.3} GB asked for, {:.3} GB of the GPU's {:.1} GB are free: take a smaller batch, shorter sequences, or \
-             another mode",
-            gigabytes(bytes),
-            gigabytes(free),
-            gigabytes(total)
-        )),
-        Err(_) => Error::OutOfMemory(format!("{:.3} GB asked for on the GPU", gigabytes(bytes))),
     }
 }

@@ -2,12 +2,9 @@
 
 use candle_core::cuda_backend::cudarc::driver::sys::{self, CUDA_MEMCPY2D, CUmemorytype};
 use qbench_kernels::CUdeviceptr;
-use qbench_sdk::Result;
+use qbench_sdk::{Error, Result};
 
-use crate::{
-    error,
-    gpu::{Buffer, Gpu},
-};
+use crate::{buffer::Buffer, error, gpu::Gpu};
 
 /// Positions that the room for a cache grows by at least.
 const STEP: usize = 256;
@@ -44,13 +41,8 @@ impl KeyValues {
         past: usize,
         length: usize,
     ) -> Result<[CUdeviceptr; 2]> {
-        if past + length > self.capacity {
-            self.grow(gpu, past, past + length)?;
-        }
-        let Some(room) = &self.room else {
-            return Err(qbench_sdk::Error::Internal("a cache without memory".to_owned()));
-        };
-        let addresses = [room[0].address(), room[1].address()];
+        self.reserve(gpu, past, past + length)?;
+        let addresses = self.addresses()?;
         for (from, to) in new.into_iter().zip(addresses) {
             self.copy(
                 gpu,
@@ -60,6 +52,22 @@ impl KeyValues {
             )?;
         }
         Ok(addresses)
+    }
+
+    /// The addresses of all keys and all values, once there is room for any.
+    pub(crate) fn addresses(&self) -> Result<[CUdeviceptr; 2]> {
+        match &self.room {
+            Some(room) => Ok([room[0].address(), room[1].address()]),
+            None => Err(Error::Internal("a cache without memory".to_owned())),
+        }
+    }
+
+    /// Makes room for `needed` positions, and moves the `past` ones there are where it must.
+    pub(crate) fn reserve(&mut self, gpu: &Gpu, past: usize, needed: usize) -> Result<()> {
+        if needed > self.capacity {
+            self.grow(gpu, past, needed)?;
+        }
+        Ok(())
     }
 
     fn grow(&mut self, gpu: &Gpu, past: usize, needed: usize) -> Result<()> {

@@ -5,6 +5,7 @@
 //! the plugin loads and says that there is no device.
 
 mod backend;
+mod buffer;
 mod driver;
 mod error;
 mod gpu;
@@ -13,6 +14,7 @@ mod libraries;
 mod linear;
 mod ops;
 mod product;
+mod step;
 
 use qbench_sdk::{Options, export_plugin};
 

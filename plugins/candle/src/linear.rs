@@ -1,6 +1,5 @@
 //! Weight matrices on the GPU, and their products with activations.
 
-use candle_core::Tensor;
 use qbench_architectures::Loaded;
 use qbench_kernels::{
     CUdeviceptr, Codebook, Element, Int8, Scales,
@@ -18,8 +17,9 @@ use qbench_sdk::{
 };
 
 use crate::{
+    buffer::Buffer,
     error,
-    gpu::{Buffer, Gpu, address, element},
+    gpu::{Gpu, element},
     product,
 };
 
@@ -170,13 +170,9 @@ impl Linear {
     }
 
     /// `x · Wᵀ + bias`, rounded once to the precision.
-    pub(crate) fn forward(&self, gpu: &Gpu, x: &Tensor, tokens: usize) -> Result<Tensor> {
-        let out = gpu.tensor(tokens, self.rows, self.precision)?;
-        self.forward_into(
-            gpu,
-            (address(x)?, tokens),
-            (address(&out)?, element(self.precision)?),
-        )?;
+    pub(crate) fn forward(&self, gpu: &Gpu, x: CUdeviceptr, tokens: usize) -> Result<Buffer> {
+        let out = gpu.buffer(tokens * self.rows * self.precision.size())?;
+        self.forward_into(gpu, (x, tokens), (out.address(), element(self.precision)?))?;
         Ok(out)
     }
 
@@ -270,15 +266,15 @@ impl Linear {
     }
 
     /// The rows of a table of embeddings.
-    pub(crate) fn gather(&self, gpu: &Gpu, indices: CUdeviceptr, count: usize) -> Result<Tensor> {
+    pub(crate) fn gather(&self, gpu: &Gpu, indices: CUdeviceptr, count: usize) -> Result<Buffer> {
         let table = self.dense(gpu)?;
-        let out = gpu.tensor(count, self.cols, self.precision)?;
+        let out = gpu.buffer(count * self.cols * self.precision.size())?;
         // SAFETY: the indices were checked to lie below the rows; sizes are those of the table and the output.
         unsafe {
             gpu.kernels.rows.gather(
                 table.address(),
                 indices,
-                address(&out)?,
+                out.address(),
                 count,
                 self.cols,
                 element(self.precision)?,

@@ -5,20 +5,22 @@ use std::{
     rc::Rc,
 };
 
-use candle_core::{Tensor, cuda_backend::cudarc::driver::CudaEvent};
+use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 use qbench_architectures::{AttentionShape, Loaded, Ops, Pass};
-use qbench_kernels::{CUdeviceptr, Element, attention::Problem, rope::Heads};
+use qbench_kernels::{CUdeviceptr, Element, attention::Problem, attention_step::Step, rope::Heads};
 use qbench_sdk::{
     DType, Error, Layout, Result, StoredTensor,
-    backend::{Execution, Memory},
+    backend::{Cache, Execution, Memory},
     narrow, widen,
 };
 
 use crate::{
+    buffer::Buffer,
     error,
-    gpu::{Buffer, Gpu, address, element},
+    gpu::{Gpu, WORKSPACE, element},
     key_values::KeyValues,
     linear::Linear,
+    step::{Input, Steps},
 };
 
 #[cfg(test)]
@@ -35,12 +37,13 @@ pub(crate) struct CudaOps {
     threads: usize,
     /// The rotary tables of the last pass: the next one often has the same positions.
     angles: RefCell<Option<Rc<Angles>>>,
+    steps: Steps,
     started: CudaEvent,
     finished: CudaEvent,
     timed: Cell<bool>,
 }
 
-// SAFETY: the `Rc`s of `angles` are shared with `Tokens` only, which live inside one forward pass on one thread, and
+// SAFETY: the `Rc`s of `angles` and `steps` are shared with `Tokens` only, which live inside one forward pass on one thread, and
 // all calls on a model come from one thread.
 unsafe impl Send for CudaOps {}
 
@@ -52,28 +55,42 @@ struct Angles {
     sin: Buffer,
 }
 
-/// Activations `[rows, width]`; nobody else holds the tensor, so kernels may write where it is read.
+/// Activations `[rows, width]`; nobody else holds the buffer, so kernels may write where it is read.
 pub(crate) struct Activations {
-    tensor: Tensor,
+    buffer: Buffer,
     rows: usize,
     width: usize,
 }
 
 impl Activations {
-    fn address(&self) -> Result<CUdeviceptr> {
-        address(&self.tensor)
+    fn address(&self) -> CUdeviceptr {
+        self.buffer.address()
     }
 }
 
 /// One pass.
 pub(crate) struct Tokens {
-    /// Ids, u32; then the index of each sequence's last row, u32; then the mask, a byte a position.
-    buffer: Buffer,
+    /// u32 ids.
+    ids: CUdeviceptr,
+    /// The index of each sequence's last row, u32.
+    last_rows: CUdeviceptr,
+    /// A byte a position.
+    mask: CUdeviceptr,
+    /// Bytes between two sequences' masks.
+    mask_stride: usize,
+    cos: CUdeviceptr,
+    sin: CUdeviceptr,
     batch: usize,
     length: usize,
     past: usize,
     padded: bool,
-    angles: Rc<Angles>,
+    held: Held,
+}
+
+/// The memory of a pass.
+enum Held {
+    Pass { _tokens: Buffer, _angles: Rc<Angles> },
+    Step(Rc<Input>),
 }
 
 // SAFETY: as for `CudaOps`.
@@ -82,18 +99,6 @@ unsafe impl Send for Tokens {}
 impl Tokens {
     fn rows(&self) -> usize {
         self.batch * self.length
-    }
-
-    fn ids(&self) -> CUdeviceptr {
-        self.buffer.address()
-    }
-
-    fn last_rows(&self) -> CUdeviceptr {
-        self.ids() + (self.rows() * size_of::<u32>()) as u64
-    }
-
-    fn mask(&self) -> CUdeviceptr {
-        self.last_rows() + (self.batch * size_of::<u32>()) as u64
     }
 }
 
@@ -104,6 +109,7 @@ impl CudaOps {
             precision,
             threads,
             angles: RefCell::new(None),
+            steps: Steps::default(),
             started: gpu.event()?,
             finished: gpu.event()?,
             timed: Cell::new(false),
@@ -113,7 +119,7 @@ impl CudaOps {
 
     fn empty(&self, rows: usize, width: usize) -> Result<Activations> {
         Ok(Activations {
-            tensor: self.gpu.tensor(rows, width, self.precision)?,
+            buffer: self.gpu.buffer(rows * width * self.precision.size())?,
             rows,
             width,
         })
@@ -149,15 +155,61 @@ impl CudaOps {
         // SAFETY: all activations are `[rows, width]`, the weight has `width` values.
         unsafe {
             self.gpu.kernels.norm.run(
-                x.address()?,
-                delta.map(Activations::address).transpose()?,
+                x.address(),
+                delta.map(Activations::address),
                 weight.address(),
                 eps,
-                out.address()?,
+                out.address(),
                 (x.rows, x.width),
                 self.element,
                 self.gpu.stream(),
             )
+        }
+        .map_err(error::kernel)?;
+        Ok(out)
+    }
+}
+
+impl CudaOps {
+    /// Attention of one position a sequence, which joins the cache.
+    fn step_attention(
+        &self,
+        [q, k, v]: [&Activations; 3],
+        shape: &AttentionShape,
+        (tokens, input): (&Tokens, &Input),
+        cache: &mut KeyValues,
+    ) -> Result<Activations> {
+        cache.reserve(&self.gpu, tokens.past, tokens.past + 1)?;
+        let [keys, values] = cache.addresses()?;
+        let out = self.empty(q.rows, q.width)?;
+        let step = Step {
+            q: q.address(),
+            new_k: k.address(),
+            new_v: v.address(),
+            k: keys,
+            v: values,
+            mask: tokens.padded.then_some(tokens.mask),
+            mask_stride: tokens.mask_stride,
+            position: input.position(),
+            out: out.address(),
+            workspace: self
+                .steps
+                .workspace(&self.gpu, tokens.batch, shape, cache.capacity())?,
+            capacity: cache.capacity(),
+            batch: tokens.batch,
+            heads: shape.heads,
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+            window: shape.window,
+            scale: shape.scale,
+        };
+        // SAFETY: queries, keys, values and output are `[batch, width]`, the cache has room for the position, and the
+        // workspace is that of this shape.
+        unsafe {
+            self.gpu
+                .kernels
+                .attention_step
+                .run(&step, self.element, self.gpu.stream())
         }
         .map_err(error::kernel)?;
         Ok(out)
@@ -210,29 +262,55 @@ impl Ops for CudaOps {
         self.gpu.bind()?;
         self.timed.set(false);
         let tokens = &pass.tokens;
-        let mut bytes =
-            Vec::with_capacity((tokens.ids.len() + tokens.batch) * size_of::<u32>() + tokens.mask.len());
+        let padded = tokens.mask.contains(&0);
+        let (batch, length, past) = (tokens.batch, tokens.length, pass.past);
+        if length == 1 && tokens.cache != Cache::None {
+            let input = self.steps.upload(&self.gpu, pass)?;
+            self.gpu.record(&self.started)?;
+            return Ok(Tokens {
+                ids: input.ids(),
+                last_rows: input.last_rows(),
+                mask: input.mask(),
+                mask_stride: input.mask_stride(),
+                cos: input.cos(),
+                sin: input.sin(),
+                batch,
+                length,
+                past,
+                padded,
+                held: Held::Step(input),
+            });
+        }
+        let rows = batch * length;
+        let mut bytes = Vec::with_capacity((rows + batch) * size_of::<u32>() + tokens.mask.len());
         bytes.extend_from_slice(bytemuck::cast_slice(tokens.ids));
-        bytes.extend(
-            (1..=tokens.batch).flat_map(|sequence| ((sequence * tokens.length - 1) as u32).to_ne_bytes()),
-        );
+        bytes.extend((1..=batch).flat_map(|sequence| ((sequence * length - 1) as u32).to_ne_bytes()));
         bytes.extend_from_slice(tokens.mask);
         let angles = self.angles(pass)?;
         let buffer = self.gpu.upload(&bytes)?;
         self.gpu.record(&self.started)?;
+        let last_rows = buffer.address() + (rows * size_of::<u32>()) as u64;
         Ok(Tokens {
-            buffer,
-            batch: tokens.batch,
-            length: tokens.length,
-            past: pass.past,
-            padded: tokens.mask.contains(&0),
-            angles,
+            ids: buffer.address(),
+            last_rows,
+            mask: last_rows + (batch * size_of::<u32>()) as u64,
+            mask_stride: past + length,
+            cos: angles.cos.address(),
+            sin: angles.sin.address(),
+            batch,
+            length,
+            past,
+            padded,
+            held: Held::Pass {
+                _tokens: buffer,
+                _angles: angles,
+            },
         })
     }
 
     fn embed(&self, table: &Linear, tokens: &Tokens) -> Result<Activations> {
         Ok(Activations {
-            tensor: table.gather(&self.gpu, tokens.ids(), tokens.rows())?,
+            buffer: table.gather(&self.gpu, tokens.ids, tokens.rows())?,
             rows: tokens.rows(),
             width: table.cols(),
         })
@@ -255,7 +333,7 @@ impl Ops for CudaOps {
 
     fn linear(&self, x: &Activations, weight: &Linear) -> Result<Activations> {
         Ok(Activations {
-            tensor: weight.forward(&self.gpu, &x.tensor, x.rows)?,
+            buffer: weight.forward(&self.gpu, x.address(), x.rows)?,
             rows: x.rows,
             width: weight.rows(),
         })
@@ -269,21 +347,20 @@ impl Ops for CudaOps {
         tokens: &Tokens,
     ) -> Result<(Activations, Activations)> {
         let heads = Heads {
-            q: q.address()?,
+            q: q.address(),
             q_heads: q.width / head_dim,
-            k: k.address()?,
+            k: k.address(),
             k_heads: k.width / head_dim,
             head_dim,
             rows: q.rows,
             length: tokens.length,
         };
-        let angles = (tokens.angles.cos.address(), tokens.angles.sin.address());
         // SAFETY: queries and keys have the sizes told; the tables are those of the pass's positions.
         unsafe {
             self.gpu
                 .kernels
                 .rope
-                .run(&heads, angles, self.element, self.gpu.stream())
+                .run(&heads, (tokens.cos, tokens.sin), self.element, self.gpu.stream())
         }
         .map_err(error::kernel)?;
         Ok((q, k))
@@ -296,9 +373,12 @@ impl Ops for CudaOps {
         v: Activations,
         shape: &AttentionShape,
         tokens: &Tokens,
-        cache: Option<&mut KeyValues>,
+        mut cache: Option<&mut KeyValues>,
     ) -> Result<Activations> {
-        let new = [k.address()?, v.address()?];
+        if let (Held::Step(input), Some(cache)) = (&tokens.held, cache.as_deref_mut()) {
+            return self.step_attention([&q, &k, &v], shape, (tokens, input), cache);
+        }
+        let new = [k.address(), v.address()];
         let ([keys, values], positions_apart) = match cache {
             None => (new, tokens.length),
             Some(cache) => {
@@ -308,11 +388,11 @@ impl Ops for CudaOps {
         };
         let out = self.empty(q.rows, q.width)?;
         let problem = Problem {
-            q: q.address()?,
+            q: q.address(),
             k: keys,
             v: values,
-            mask: tokens.padded.then(|| tokens.mask()),
-            out: out.address()?,
+            mask: tokens.padded.then_some(tokens.mask),
+            out: out.address(),
             kv_stride: positions_apart * shape.kv_heads * shape.head_dim,
             batch: tokens.batch,
             heads: shape.heads,
@@ -342,8 +422,8 @@ impl Ops for CudaOps {
         // SAFETY: both are `[rows, inner]`.
         unsafe {
             self.gpu.kernels.elementwise.silu_product(
-                inner.address()?,
-                other.address()?,
+                inner.address(),
+                other.address(),
                 inner.rows * inner.width,
                 self.element,
                 self.gpu.stream(),
@@ -358,8 +438,8 @@ impl Ops for CudaOps {
         // SAFETY: both are `[rows, width]`.
         unsafe {
             self.gpu.kernels.elementwise.add(
-                x.address()?,
-                y.address()?,
+                x.address(),
+                y.address(),
                 x.rows * x.width,
                 self.element,
                 self.gpu.stream(),
@@ -374,9 +454,9 @@ impl Ops for CudaOps {
         // SAFETY: the indices are those of the sequences' last rows.
         unsafe {
             self.gpu.kernels.rows.gather(
-                x.address()?,
-                tokens.last_rows(),
-                out.address()?,
+                x.address(),
+                tokens.last_rows,
+                out.address(),
                 tokens.batch,
                 x.width,
                 self.element,
@@ -393,21 +473,49 @@ impl Ops for CudaOps {
         let logits = self.gpu.buffer(step * row)?;
         for (part, out) in out.chunks_mut(step * weight.rows()).enumerate() {
             let rows = out.len() / weight.rows();
-            let x = x.address()? + (part * step * x.width * self.precision.size()) as u64;
+            let x = x.address() + (part * step * x.width * self.precision.size()) as u64;
             weight.forward_into(&self.gpu, (x, rows), (logits.address(), Element::F32))?;
             self.gpu.download(&logits, out)?;
         }
         Ok(())
     }
 
+    fn decode(
+        &self,
+        tokens: &Tokens,
+        caches: &mut [KeyValues],
+        head: &Linear,
+        out: &mut [f32],
+        layers: &dyn Fn(&mut [KeyValues]) -> Result<Activations>,
+    ) -> Result<()> {
+        let Held::Step(input) = &tokens.held else {
+            return self.project(&layers(caches)?, head, out);
+        };
+        // Before anything is recorded: a cache that grows moves.
+        for cache in caches.iter_mut() {
+            cache.reserve(&self.gpu, tokens.past, tokens.past + 1)?;
+        }
+        self.steps.run(
+            &self.gpu,
+            (input, tokens.padded),
+            caches,
+            size_of_val(out),
+            &|caches, logits| {
+                let x = layers(caches)?;
+                head.forward_into(&self.gpu, (x.address(), x.rows), (logits.address(), Element::F32))
+            },
+            &mut |logits| self.gpu.download(logits, out),
+        )
+    }
+
     fn mean_pool(&self, x: &Activations, tokens: &Tokens) -> Result<Buffer> {
         let out = self.gpu.buffer(tokens.batch * x.width * size_of::<f32>())?;
-        // SAFETY: the mask holds `past + length` bytes a sequence; the states are `[batch · length, width]`.
+        // SAFETY: the mask holds `past + length` bytes a sequence, its stride apart; the states are `[batch · length, width]`.
         unsafe {
             self.gpu.kernels.rows.mean(
-                x.address()?,
-                tokens.mask() + tokens.past as u64,
-                tokens.past + tokens.length,
+                x.address(),
+                tokens.mask + tokens.past as u64,
+                tokens.mask_stride,
                 out.address(),
                 (tokens.batch, tokens.length, x.width),
                 self.element,
@@ -427,7 +535,7 @@ impl Ops for CudaOps {
         // SAFETY: `wide` has room for each value as f32.
         unsafe {
             self.gpu.kernels.elementwise.widen(
-                x.address()?,
+                x.address(),
                 wide.address(),
                 x.rows * x.width,
                 self.element,
@@ -462,6 +570,10 @@ impl Ops for CudaOps {
 
     fn memory(&self) -> Result<Memory> {
         self.gpu.memory()
+    }
+
+    fn workspace_bytes(&self) -> u64 {
+        WORKSPACE as u64
     }
 
     fn reset_peak_memory(&self) -> Result<()> {

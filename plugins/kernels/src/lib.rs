@@ -8,6 +8,7 @@
 //! same name tells. Every source in `cuda/` is one concept, with a launcher module of the same name here.
 
 pub mod attention;
+pub mod attention_step;
 mod codebook;
 pub mod codebook_dense;
 pub mod codebook_dequantize;
