@@ -33,13 +33,7 @@ fn start() -> Result<i32> {
         .map(|value| format!(" (CUDA_VISIBLE_DEVICES is `{value}`)"))
         .unwrap_or_default();
     result::init().map_err(|error| none(format!("the driver does not start: {error}{visible}")))?;
-    let version = driver_version()?;
-    if version / 1000 < CUDA_MAJOR {
-        return Err(none(format!(
-            "the driver knows CUDA {} only, this plugin needs {CUDA_MAJOR}.0: install driver 580 or later",
-            version_text(version)
-        )));
-    }
+    check_version(driver_version()?)?;
     let count = device::get_count().map_err(none)?;
     if count == 0 {
         return Err(none(format!("the driver shows none{visible}")));
@@ -56,6 +50,16 @@ fn driver_version() -> Result<i32> {
         .result()
         .map_err(none)?;
     Ok(version)
+}
+
+fn check_version(version: i32) -> Result<()> {
+    if version / 1000 >= CUDA_MAJOR {
+        return Ok(());
+    }
+    Err(none(format!(
+        "the driver knows CUDA {} only, this plugin needs {CUDA_MAJOR}.0: install driver 580 or later",
+        version_text(version)
+    )))
 }
 
 fn version_text(version: i32) -> String {
@@ -129,18 +133,22 @@ pub(crate) struct Found {
     pub(crate) major: i32,
 }
 
-/// The device with this id.
-pub(crate) fn find(id: &str) -> Result<Found> {
-    let count = start()?;
+/// The driver's number of the device with this id, of so many.
+fn ordinal(id: &str, count: i32) -> Result<i32> {
     let known = || {
         let ids: Vec<String> = (0..count).map(|ordinal| format!("{PREFIX}{ordinal}")).collect();
         ids.join(", ")
     };
-    let ordinal = id
-        .strip_prefix(PREFIX)
+    id.strip_prefix(PREFIX)
         .and_then(|number| number.parse::<i32>().ok())
         .filter(|ordinal| (0..count).contains(ordinal))
-        .ok_or_else(|| Error::NotFound(format!("device `{id}`; there are: {}", known())))?;
+        .ok_or_else(|| Error::NotFound(format!("device `{id}`; there are: {}", known())))
+}
+
+/// The device with this id.
+pub(crate) fn find(id: &str) -> Result<Found> {
+    let count = start()?;
+    let ordinal = ordinal(id, count)?;
     let handle = device::get(ordinal).map_err(none)?;
     // SAFETY: the handle is a device's.
     let major = unsafe {
@@ -172,6 +180,28 @@ mod tests {
         assert_eq!(version_in("nothing here 12"), None);
         assert_eq!(version_text(13000), "13.0");
         assert_eq!(version_text(12080), "12.8");
+    }
+
+    #[test]
+    fn a_driver_that_is_too_old_is_named_with_what_to_do() {
+        assert!(check_version(13_000).is_ok() && check_version(13_020).is_ok());
+        let error = check_version(12_080).unwrap_err().to_string();
+        assert!(
+            error.contains("CUDA 12.8 only") && error.contains("needs 13.0: install driver 580 or later"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_answered_with_those_that_are() {
+        assert_eq!(ordinal("cuda:1", 2).unwrap(), 1);
+        for id in ["cuda:2", "cuda:-1", "cuda", "cuda:", "gpu:0", "cuda:99999999999"] {
+            let error = ordinal(id, 2).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{id}`; there are: cuda:0, cuda:1")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

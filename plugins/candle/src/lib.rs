@@ -1,6 +1,6 @@
 //! The candle backend: Mistral and Llama decoders on NVIDIA GPUs.
 //!
-//! candle-core brings the device, its stream, tensors and cuBLAS; the kernels are those of `qbench-kernels`, compiled
+//! candle-core brings the device, its stream and cuBLAS; the kernels are those of `qbench-kernels`, compiled
 //! ahead of time, so that nothing is compiled at first use. CUDA's libraries are opened at run time: without a driver
 //! the plugin loads and says that there is no device.
 

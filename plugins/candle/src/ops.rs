@@ -1,4 +1,4 @@
-//! [`Ops`] on one GPU: our kernels on candle's tensors, in the order of one stream.
+//! [`Ops`] on one GPU: our kernels, in the order of one stream.
 
 use std::{
     cell::{Cell, RefCell},
