@@ -9,6 +9,7 @@ mod targets;
 
 use std::{
     env, fs,
+    io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -88,7 +89,18 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
                 r#"{"metadata":{"total_size":28},"weight_map":{"a":"model-00001-of-00002.safetensors","b":"../model-00002-of-00002.safetensors"}}"#,
             ),
         ],
+        "library" => {
+            vec![fs::read(qbench_tests::plugin("libtestplugin_other_abi.so")).unwrap()[..4096].to_vec()]
+        }
+        "tokenizer" => vec![text(TOKENIZER)],
+        "reference" => vec![text(
+            r#"{"label":{"identity":{},"origin":{"device":"cpu"}},"vocabulary":3,"hidden":2,"tokens":[2],"sliding":[{"predicted":1,"nll":0.5}]}"#,
+        )],
+        "trace" => vec![text(
+            r#"{"source":"a card","pace":{"every":{"secs":0,"nanos":20000000}},"readings":[{"seconds":0.0,"counter_joules":1.0,"watts":50.0,"throttle":[]},{"seconds":0.5,"counter_joules":26.0,"watts":null,"celsius":40.0,"throttle":["power"]},{"seconds":1.0,"counter_joules":76.0,"watts":100.0,"throttle":[]}],"idle_before":{"start":0.0,"end":0.4},"work":{"start":0.4,"end":0.9},"idle_after":null}"#,
+        )],
         "sequences" => vec![
+            gzip(b">a\nACGTTTTTTTTTTTTTTTTTTTTTTT\n"),
             text("genome_id,seq\ne_coli,ACGTNNacgt\n\"b,c\",\"RYKM\"\n"),
             text("genome_id\tseq\te\na\tACGT\tx\n"),
             text(">a b c\nACGT\nACGT\n>d\r\nNNNNA\r\n"),
@@ -104,6 +116,15 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         .collect(),
         other => panic!("no corpus for {other}"),
     }
+}
+
+/// A small tokenizer as the models of the field have it: byte pairs, and special tokens around them.
+const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"content":"[CLS]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},{"id":1,"content":"[SEP]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"[CLS]","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"[SEP]","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{"[CLS]":{"id":"[CLS]","ids":[0],"tokens":["[CLS]"]},"[SEP]":{"id":"[SEP]","ids":[1],"tokens":["[SEP]"]}}},"decoder":null,"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,"vocab":{"[CLS]":0,"[SEP]":1,"A":2,"C":3,"G":4,"T":5,"N":6,"AC":7,"TT":8},"merges":[["A","C"],["T","T"]]}}"#;
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A record of either kind, one a line.

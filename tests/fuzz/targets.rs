@@ -1,17 +1,20 @@
 //! What is fuzzed: each parser of ours behind a function that takes any bytes and must neither panic nor ask for more
 //! memory than its input explains. Used by the smoke run of the tests and by the targets of cargo-fuzz.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
-use qbench::plugins::Sidecar;
+use qbench::plugins::{Sidecar, check_library};
 use qbench_architectures::DecoderConfig;
 use qbench_core::{
     checkpoint::{Checkpoint, Dimensions},
     data::Dataset,
+    measure::energy::{Trace, account},
+    quality::{Reference, read_label},
     results::{
         BenchmarkRow, JOURNAL_FILE, distribution_rows, quality_rows, read_benchmark, read_distributions,
         read_journal, read_quality,
     },
+    workload::Tokenizer,
 };
 use qbench_sdk::{CudaKernel, DType, Layout, MatrixMut, Options, layout::decode};
 
@@ -19,15 +22,19 @@ use qbench_sdk::{CudaKernel, DType, Layout, MatrixMut, Options, layout::decode};
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 12] = [
     ("layout", layout),
     ("kernel", kernel),
     ("sidecar", sidecar),
+    ("library", library),
     ("config", config),
+    ("tokenizer", tokenizer),
     ("checkpoint", checkpoint),
     ("sequences", sequences),
     ("journal", journal),
     ("tables", tables),
+    ("reference", reference),
+    ("trace", trace),
 ];
 
 /// Most bytes that are allocated for a described layout.
@@ -90,6 +97,26 @@ pub(crate) fn sidecar(data: &[u8]) {
     text(data, |json| drop(Sidecar::parse(json)));
 }
 
+/// The head of a plugin's file.
+pub(crate) fn library(data: &[u8]) {
+    with_file("libplugin.so", data, |directory| {
+        let _ = check_library(&directory.join("libplugin.so"));
+    });
+}
+
+/// A model's tokenizer, and what it makes of a window.
+pub(crate) fn tokenizer(data: &[u8]) {
+    with_file("tokenizer.json", data, |directory| {
+        let Ok(tokenizer) = Tokenizer::from_directory(directory) else {
+            return;
+        };
+        let _ = (tokenizer.pad_id(), tokenizer.vocabulary_size());
+        let _ = tokenizer
+            .windows(64)
+            .and_then(|windows| windows.tokenise("ACGTNACGTTTTTTTTACGA"));
+    });
+}
+
 /// A model's config.json.
 pub(crate) fn config(data: &[u8]) {
     text(data, |json| {
@@ -117,7 +144,7 @@ pub(crate) fn checkpoint(data: &[u8]) {
     }
 }
 
-/// A file of sequences, whatever its name promises.
+/// A file of sequences, whatever its name promises; gzip is told by its first bytes.
 pub(crate) fn sequences(data: &[u8]) {
     for name in ["data.csv", "data.fasta", "data"] {
         with_file(name, data, |directory| {
@@ -148,4 +175,28 @@ pub(crate) fn tables(data: &[u8]) {
         let _ = read_quality(&path);
         let _ = read_distributions(&path);
     });
+}
+
+/// The index of a reference that an earlier run kept, beside outputs of one sequence of two tokens.
+pub(crate) fn reference(data: &[u8]) {
+    with_file("index.json", data, |directory| {
+        for (name, values) in [("logits.f32", 2 * 3), ("pooled.f32", 2 * 2)] {
+            fs::write(directory.join(name), vec![0; values * 4]).expect("a temporary file");
+        }
+        let _ = read_label(directory);
+        if let Ok(reference) = Reference::open(directory, &BTreeMap::new(), 3, 2, &[2]) {
+            let _ = (
+                reference.logits(0).len(),
+                reference.pooled(0, 1).len(),
+                reference.sliding(0),
+            );
+        }
+    });
+}
+
+/// A recorded energy trace.
+pub(crate) fn trace(data: &[u8]) {
+    if let Ok(trace) = serde_json::from_slice::<Trace>(data) {
+        let _ = account(&trace);
+    }
 }

@@ -1,5 +1,6 @@
 use std::fs;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde_json::Value;
@@ -41,7 +42,7 @@ impl Tokenizer {
             path: path.clone(),
             source,
         })?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|source| WorkloadError::Tokenizer { path, source })?;
         inner.with_padding(None);
 
@@ -73,7 +74,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer cannot decode the token.
     pub fn bases_of(&self, token: u32) -> Result<u64, WorkloadError> {
-        let text = (self.inner.decode(&[token], true))
+        let text = guarded(|| self.inner.decode(&[token], true))
             .map_err(|source| WorkloadError::Detokenise { token, source })?;
         Ok(text
             .chars()
@@ -120,7 +121,7 @@ pub(super) struct LimitedTokenizer(tokenizers::Tokenizer);
 
 impl LimitedTokenizer {
     pub(super) fn tokenise(&self, index: usize, bases: &str) -> Result<TokenisedSequence, tokenizers::Error> {
-        let encoding = self.0.encode(bases, true)?;
+        let encoding = guarded(|| self.0.encode(bases, true))?;
         Ok(TokenisedSequence {
             index,
             bases: covered_bases(encoding.get_offsets()),
@@ -152,10 +153,7 @@ impl WindowTokenizer {
     /// # Errors
     /// The tokenizer refuses the window, or it has more tokens than the limit.
     pub fn tokenise(&self, window: &str) -> Result<TokenisedWindow, WorkloadError> {
-        let encoding = self
-            .inner
-            .0
-            .encode(window, true)
+        let encoding = guarded(|| self.inner.0.encode(window, true))
             .map_err(|source| WorkloadError::TokeniseWindow { source })?;
         if !encoding.get_overflowing().is_empty() {
             return Err(WorkloadError::WindowTooLong {
@@ -169,6 +167,20 @@ impl WindowTokenizer {
             ids: encoding.get_ids().to_vec(),
         })
     }
+}
+
+/// The library's answer, or its panic as its error: it panics at some files that say what no tokenizer can do.
+fn guarded<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, tokenizers::Error> {
+    // Whatever the call leaves half done is dropped with the error.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let words =
+            (panic.downcast_ref::<String>().map(String::as_str)).or(panic.downcast_ref::<&str>().copied());
+        Err(format!(
+            "the tokenizers library panicked: {}",
+            words.unwrap_or("it did not say why")
+        )
+        .into())
+    })
 }
 
 /// Bases under the kept tokens, each counted once also where tokens overlap (overlapping k-mers). The special tokens'
