@@ -272,10 +272,14 @@ fn tiny_model(directory: &Path, sequences: usize) {
 }
 
 /// The largest resident memory in MB of any process of a run over so many sequences, and the MB of logits.
+#[expect(
+    clippy::zombie_processes,
+    reason = "waited for by wait4, which tells the memory as well"
+)]
 fn peak_megabytes(sequences: usize) -> (f64, f64) {
     let directory = tempfile::tempdir().unwrap();
     tiny_model(directory.path(), sequences);
-    let mut child = std::process::Command::new(built().join("qbench"))
+    let child = std::process::Command::new(built().join("qbench"))
         .args([
             "run",
             "--skip-performance",
@@ -305,7 +309,7 @@ fn peak_megabytes(sequences: usize) -> (f64, f64) {
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: the process is a child that nobody else waits for; both places are valid for writing.
     let waited = unsafe { libc::wait4(id, &raw mut status, 0, &raw mut usage) };
-    assert_eq!((waited, status), (id, 0), "{:?}", child.try_wait());
+    assert_eq!((waited, status), (id, 0), "the run failed");
     let row = logits_row(&directory.path().join("results"), "4bit_nf4");
     assert_eq!(row["sequences"], sequences.to_string());
     let tokens: f64 = row["tokens"].parse().unwrap();
@@ -321,6 +325,7 @@ const MEGABYTES_A_THOUSAND: f64 = 5.0;
 /// Ten times the sequences take hardly more memory. Some minutes: run by name, with `--ignored --nocapture`.
 #[test]
 #[ignore = "takes minutes"]
+#[expect(clippy::print_stdout, reason = "the figures are what a reader asks for")]
 fn memory_does_not_grow_with_the_number_of_sequences() {
     let [few, many] = [1_000, 10_000].map(|sequences| {
         let (peak, logits) = peak_megabytes(sequences);

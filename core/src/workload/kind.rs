@@ -30,10 +30,6 @@ pub struct Generation {
 
 impl WorkloadKind {
     /// Whether this is `embed`, which records without a kind are of.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "the signature that serde asks for"
-    )]
     pub fn is_embed(&self) -> bool {
         *self == Self::Embed
     }

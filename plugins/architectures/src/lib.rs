@@ -13,4 +13,4 @@ mod rope;
 pub use config::{ARCHITECTURES, DecoderConfig};
 pub use decoder::Decoder;
 pub use model::DecoderModel;
-pub use ops::{AttentionShape, Loaded, Ops, Pass};
+pub use ops::{AttentionShape, Layers, Loaded, Ops, Pass};

@@ -29,6 +29,9 @@ pub struct Pass<'a> {
     pub sin: &'a [f32],
 }
 
+/// The layers of one step of a decode: caches in, hidden states out.
+pub type Layers<'a, O> = dyn Fn(&mut [<O as Ops>::Cache]) -> Result<<O as Ops>::Tensor> + 'a;
+
 /// Shape of an attention and what its queries see.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AttentionShape {
@@ -200,7 +203,7 @@ pub trait Ops: Send {
         caches: &mut [Self::Cache],
         head: &Self::Linear,
         out: &mut [f32],
-        layers: &dyn Fn(&mut [Self::Cache]) -> Result<Self::Tensor>,
+        layers: &Layers<Self>,
     ) -> Result<()> {
         let _ = tokens;
         self.project(&layers(caches)?, head, out)

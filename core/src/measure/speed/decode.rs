@@ -103,7 +103,7 @@ impl TimedWork for Decode<'_> {
         let start = self.clock.now();
         self.tokens.clear();
         self.step(batch.batch, &batch.ids, 0)?;
-        let first_token = self.clock.now() - start;
+        let first_token = self.clock.now().saturating_sub(start);
         for step in 1..self.generation.generated_tokens.get() {
             let previous: Vec<u32> = self.tokens[(step - 1) * batch.batch..].to_vec();
             self.step(batch.batch, &previous, batch.length + step - 1)?;
