@@ -245,10 +245,10 @@ fn statistics(reference: &[f32], logits: &[f32], expected: &Expected) -> Statist
     let (ids, mask) = (expected.ids(), expected.mask());
     for index in 0..4 {
         let start = index * LENGTH;
-        let length = mask[start..start + LENGTH]
+        let length: usize = mask[start..start + LENGTH]
             .iter()
-            .filter(|&&token| token == 1)
-            .count();
+            .map(|&token| usize::from(token))
+            .sum();
         let values = start * VOCAB..(start + length) * VOCAB;
         let pair = SequencePair::new(
             &reference[values.clone()],
