@@ -6,7 +6,7 @@ use std::{
 };
 
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
-use qbench_architectures::{AttentionShape, Loaded, Ops, Pass};
+use qbench_architectures::{AttentionShape, Layers, Loaded, Ops, Pass};
 use qbench_kernels::{CUdeviceptr, Element, attention::Problem, attention_step::Step, rope::Heads};
 use qbench_sdk::{
     DType, Error, Layout, Result, StoredTensor,
@@ -486,7 +486,7 @@ impl Ops for CudaOps {
         caches: &mut [KeyValues],
         head: &Linear,
         out: &mut [f32],
-        layers: &dyn Fn(&mut [KeyValues]) -> Result<Activations>,
+        layers: &Layers<Self>,
     ) -> Result<()> {
         let Held::Step(input) = &tokens.held else {
             return self.project(&layers(caches)?, head, out);
