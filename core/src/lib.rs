@@ -19,4 +19,5 @@ pub mod quality;
 pub mod report;
 pub mod results;
 pub mod statistics;
+pub mod sweep;
 pub mod workload;

@@ -21,6 +21,7 @@ mod printer;
 mod run;
 mod share;
 mod splitmix;
+pub mod sweep;
 mod worker;
 
 use std::{io::IsTerminal, process::ExitCode};

@@ -388,19 +388,32 @@ pub fn write_benchmark(
     records: &[Record],
     meta: &serde_json::Value,
 ) -> Result<PathBuf, ResultsError> {
+    let rows: Vec<BenchmarkRow> = records.iter().filter_map(BenchmarkRow::from_record).collect();
+    write_benchmark_rows(results_dir, timestamp, &rows, meta)
+}
+
+/// The same of rows.
+///
+/// # Errors
+/// Those of [`write_benchmark`].
+pub fn write_benchmark_rows(
+    results_dir: &Path,
+    timestamp: &str,
+    rows: &[BenchmarkRow],
+    meta: &serde_json::Value,
+) -> Result<PathBuf, ResultsError> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
     if timestamp.is_empty() || !timestamp.chars().all(allowed) {
         return Err(ResultsError::Timestamp {
             timestamp: timestamp.to_owned(),
         });
     }
-    let rows: Vec<BenchmarkRow> = records.iter().filter_map(BenchmarkRow::from_record).collect();
     let path = results_dir.join(format!("benchmark_{timestamp}.csv"));
     write_atomically(&meta_path(&path), |file| {
         serde_json::to_writer_pretty(&mut *file, meta)?;
         file.write_all(b"\n")
     })?;
-    write_table(&path, &rows)?;
+    write_table(&path, rows)?;
     for older in tables_of(results_dir)? {
         if older != path && is_ours(&older) {
             fs::remove_file(&older).map_err(ResultsError::io("remove", &older))?;

@@ -22,7 +22,9 @@ mod token_columns;
 mod token_quality;
 
 pub use batch_times::{BatchTimes, GenerationTimes};
-pub use benchmark::{BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark};
+pub use benchmark::{
+    BenchmarkRow, BenchmarkTable, read_benchmark, read_benchmarks, write_benchmark, write_benchmark_rows,
+};
 pub use error::ResultsError;
 pub use evaluation::{
     Binning, BinningAgreement, BinningPoint, Evaluation, HiddenStateQuality, Layers, ReverseComplement,

@@ -5,6 +5,7 @@ mod compare;
 mod plugin;
 mod quantize;
 mod run;
+mod sweep;
 mod values;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -22,6 +23,7 @@ pub use plugin::{
 };
 pub use quantize::QuantizeArgs;
 pub use run::{Evaluate, Precision, RunArgs, Sensitivity, TimedWorkload, precision_name};
+pub use sweep::{SweepArgs, SweepCommand, SweepStartArgs, SweepSubmitArgs};
 
 /// Benchmark of quantised genomic language models: speed, memory, energy, and what it does to the biology.
 ///
@@ -68,6 +70,8 @@ impl Cli {
 pub enum Command {
     /// Measure and evaluate modes on a model, then analyse and draw.
     Run(Box<RunArgs>),
+    /// Many runs at once, here or on a Slurm cluster: submit a plan, follow it, go on with it, merge it.
+    Sweep(SweepArgs),
     /// Make tables, figures and the report from a results directory, also one of the original Python system.
     Analyze(AnalyzeArgs),
     /// Compare two results directories cell by cell: is B as fast as A, and as good?

@@ -9,6 +9,7 @@ mod plugin_check;
 mod plugin_new;
 mod quantize;
 mod run;
+mod sweep;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         None => run::run(&cli.run, &output),
         Some(Command::Run(arguments)) => run::run(&arguments, &output),
+        Some(Command::Sweep(arguments)) => sweep::sweep(arguments, &output),
         Some(Command::Analyze(arguments)) => analyze::analyze(&arguments, &output),
         Some(Command::Compare(arguments)) => compare::compare(&arguments, &output),
         Some(Command::Plugin(PluginCommand::List(arguments))) => plugin::list(&arguments, &output),

@@ -15,7 +15,7 @@ use crate::{
     failure, interrupt,
     plugins::{Registry, SearchPath, check_options},
     printer,
-    run::{OutDir, Plan, Session, describe, is_file_name, outcome_text},
+    run::{Devices, OutDir, Plan, Schedule, Session, describe, is_file_name, outcome_text},
 };
 
 pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> {
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> 
             ));
         }
     }
-    let plan = Plan::resolve(arguments, &registry)?;
+    let plan = Plan::resolve(arguments, &registry, Devices::Here)?;
     for scheme in plan.modes.iter().filter(|scheme| !scheme.options.is_empty()) {
         check_options(scheme)?;
     }
@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &RunArgs, output: &OutputArgs) -> Result<ExitCode> 
         announce(&plan, &outdir, moved);
     }
     interrupt::install()?;
-    let mut session = Session::new(&plan, outdir, arguments.force, output.quiet);
+    let schedule = Schedule::new(&plan, &outdir.reference());
+    let mut session = Session::new(&plan, schedule, outdir, arguments.force, output.quiet);
     session.run()?;
     report(&session, arguments.memory_table, output)
 }

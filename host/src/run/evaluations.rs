@@ -163,6 +163,19 @@ fn reference_job(plan: &Plan, condition: &str, task: Task) -> CellJob {
     }
 }
 
+/// The quality cells of a synthetic model.
+pub(super) fn synthetic_cells(plan: &Plan) -> Vec<Cell> {
+    if !plan.configuration.synthetic || !plan.evaluates(Evaluate::Tokens) {
+        return Vec::new();
+    }
+    let of_mode = |scheme| {
+        plan.conditions
+            .iter()
+            .map(move |condition| quality_cell(plan, scheme, condition))
+    };
+    plan.modes.iter().flat_map(of_mode).collect()
+}
+
 /// The cells about hidden states.
 pub(super) fn layer_cells(plan: &Plan) -> Vec<PlannedCell> {
     if plan.configuration.synthetic || !plan.evaluates(Evaluate::Layers) {

@@ -137,7 +137,7 @@ impl Manifest {
             gpu_reason: gpu.as_ref().err().cloned().unwrap_or_default(),
             gpu: gpu.ok(),
             plan: serde_json::to_value(plan)?,
-            cells: cells(schedule),
+            cells: schedule.cells().cloned().collect(),
             weights: BTreeMap::new(),
             outcome: BTreeMap::new(),
         })
@@ -186,17 +186,6 @@ fn earlier(previous: &Value) -> Vec<Invocation> {
         .collect();
     all.extend(read(previous));
     all
-}
-
-fn cells(schedule: &Schedule) -> Vec<Cell> {
-    let quality = schedule.quality.iter().flat_map(|group| &group.modes);
-    schedule
-        .performance
-        .iter()
-        .chain(quality)
-        .chain(&schedule.layers)
-        .map(|planned| planned.cell.clone())
-        .collect()
 }
 
 fn environment(variables: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use qbench_core::results::{Journal, Record, write_benchmark};
+use qbench_core::results::{Cell, Journal, Record, write_benchmark};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,9 +25,11 @@ const OURS: [&str; 4] = ["cells.jsonl", MANIFEST_FILE, "analysis", REFERENCE_DIR
 pub struct OutDir {
     path: PathBuf,
     journal: Journal,
-    timestamp: String,
+    /// In the name of the benchmark table; a task of a sweep writes none.
+    timestamp: Option<String>,
     manifest: Manifest,
-    _lock: File,
+    /// Held as long as this is.
+    _lock: Option<File>,
 }
 
 impl OutDir {
@@ -67,11 +69,30 @@ impl OutDir {
         let this = Self {
             path,
             journal,
-            timestamp: timestamp.to_owned(),
+            timestamp: Some(timestamp.to_owned()),
             manifest,
-            _lock: lock,
+            _lock: Some(lock),
         };
         Ok((this, moved))
+    }
+
+    /// Makes an empty directory, which nobody else writes, ready for one attempt at a task of a sweep: the cells of `plan`
+    /// that `wanted` says. Returns these cells.
+    ///
+    /// # Errors
+    /// A directory that cannot be written.
+    pub fn of_attempt(path: &Path, plan: &Plan, wanted: impl Fn(&Cell) -> bool) -> Result<(Self, Schedule)> {
+        let mut schedule = Schedule::new(plan, &path.join(REFERENCE_DIRECTORY));
+        schedule.retain(wanted);
+        let this = Self {
+            path: path.to_path_buf(),
+            journal: Journal::open(path)?,
+            timestamp: None,
+            manifest: Manifest::start(plan, &schedule, None)?,
+            _lock: None,
+        };
+        write_json(&path.join(MANIFEST_FILE), &this.manifest)?;
+        Ok((this, schedule))
     }
 
     /// The directory.
@@ -114,10 +135,13 @@ impl OutDir {
 
     /// Writes the benchmark table, once there is a cell that it has something to say about.
     fn write_table(&self) -> Result<()> {
+        let Some(timestamp) = &self.timestamp else {
+            return Ok(());
+        };
         let records = self.journal.records();
         let tells = |record: &Record| record.performance.is_some() || !record.reason.is_empty();
         if records.iter().any(tells) {
-            write_benchmark(&self.path, &self.timestamp, records, self.manifest.plan())?;
+            write_benchmark(&self.path, timestamp, records, self.manifest.plan())?;
         }
         Ok(())
     }
@@ -165,7 +189,7 @@ fn move_other_results(path: &Path, plan: &Value, timestamp: &str) -> Result<Opti
     Ok(Some(target))
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let unfinished = path.with_extension("json.part");
     let mut file = File::create(&unfinished)?;
     serde_json::to_writer_pretty(&mut file, value)?;

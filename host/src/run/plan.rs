@@ -71,6 +71,9 @@ pub struct Configuration {
     /// SHA-256 over the model's files.
     pub model_sha256: String,
     pub synthetic: bool,
+    /// What tells the sequences from those of other runs of one sweep, such as `seed=7`; empty outside sweeps.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub variant: String,
     pub data: DataSource,
     pub data_sha256: String,
     /// Sequences of the data set that take part.
@@ -108,20 +111,37 @@ fn serialize_names<S: serde::Serializer>(parts: &[Part], serializer: S) -> Resul
     serializer.collect_seq(parts.iter().map(|part| &part.name))
 }
 
+/// Where the devices are that cells run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// On this machine: one that is not there is an error.
+    Here,
+    /// On the nodes of a cluster: a device that is named is taken on trust.
+    Elsewhere,
+}
+
 impl Plan {
     /// Whether something is to be evaluated.
     pub fn evaluates(&self, what: Evaluate) -> bool {
         self.evaluations.contains(&what)
     }
 
+    /// A condition as tables show it.
+    pub fn condition_label(&self, condition: &str) -> String {
+        match self.configuration.variant.as_str() {
+            "" => condition.to_owned(),
+            variant => format!("{condition}, {variant}"),
+        }
+    }
+
     /// Looks everything up.
     ///
     /// # Errors
     /// Whatever the user asked for that is not there or cannot be; nothing has been written or run by then.
-    pub fn resolve(arguments: &RunArgs, registry: &Registry) -> Result<Self> {
+    pub fn resolve(arguments: &RunArgs, registry: &Registry, devices: Devices) -> Result<Self> {
         let modes = modes(arguments, registry)?;
         let backend = registry.backend(&arguments.backend)?;
-        let device = device(arguments, registry, &backend)?;
+        let device = device(arguments, registry, &backend, devices)?;
         let precision = precision(arguments, &backend, &device)?;
         let policy = ModulePolicy::new(&arguments.skip, &arguments.only).map_err(usage)?;
 
@@ -154,6 +174,7 @@ impl Plan {
             model_label: source.label(),
             model_sha256: checkpoint.fingerprint().to_owned(),
             synthetic: checkpoint.is_synthetic(),
+            variant: String::new(),
             data,
             sequences: dataset.sequences.len(),
             data_sha256: dataset.sha256,
@@ -286,8 +307,19 @@ pub fn is_file_name(text: &str) -> bool {
     text.contains('/') || Path::new(text).extension() == Some(OsStr::new("so"))
 }
 
-fn device(arguments: &RunArgs, registry: &Registry, backend: &BackendChoice) -> Result<DeviceInfo> {
+fn device(
+    arguments: &RunArgs,
+    registry: &Registry,
+    backend: &BackendChoice,
+    devices: Devices,
+) -> Result<DeviceInfo> {
     let id = &backend.info.id;
+    if let (Devices::Elsewhere, Some(asked)) = (devices, &arguments.device) {
+        return Ok(DeviceInfo {
+            id: asked.clone(),
+            ..DeviceInfo::default()
+        });
+    }
     let devices = match registry.devices(backend) {
         Some(Ok(devices)) => devices.clone(),
         Some(Err(reason)) => return Err(usage(anyhow!("backend `{id}` has no device: {reason}"))),

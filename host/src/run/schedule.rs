@@ -31,6 +31,8 @@ pub struct Schedule {
     pub quality: Vec<QualityGroup>,
     /// Cells about hidden states, which need no reference on disk.
     pub layers: Vec<PlannedCell>,
+    /// Cells that are recorded without being run: a synthetic model has no meaning that quantisation could change.
+    pub synthetic: Vec<Cell>,
 }
 
 /// Cells that share a reference: the reference first, then the modes.
@@ -53,7 +55,26 @@ impl Schedule {
             performance: performance_cells(plan),
             quality: evaluations::groups(plan, reference_directory),
             layers: evaluations::layer_cells(plan),
+            synthetic: evaluations::synthetic_cells(plan),
         }
+    }
+
+    /// Every cell, in the order in which they run.
+    pub fn cells(&self) -> impl Iterator<Item = &Cell> {
+        let quality = self.quality.iter().flat_map(|group| &group.modes);
+        let planned = self.performance.iter().chain(quality).chain(&self.layers);
+        planned.map(|planned| &planned.cell).chain(&self.synthetic)
+    }
+
+    /// Leaves only the cells that `wanted` says, and the references that they need.
+    pub fn retain(&mut self, wanted: impl Fn(&Cell) -> bool) {
+        self.performance.retain(|planned| wanted(&planned.cell));
+        for group in &mut self.quality {
+            group.modes.retain(|planned| wanted(&planned.cell));
+        }
+        self.quality.retain(|group| !group.modes.is_empty());
+        self.layers.retain(|planned| wanted(&planned.cell));
+        self.synthetic.retain(wanted);
     }
 
     /// Number of processes that will be started.
@@ -128,7 +149,7 @@ pub(super) fn cell(
         device: configuration.device.id.clone(),
         precision: precision_name(configuration.precision).to_owned(),
         mode: scheme.mode.clone(),
-        condition: condition.to_owned(),
+        condition: plan.condition_label(condition),
         workload: match kind {
             CellKind::Performance => configuration.workload,
             _ => WorkloadKind::Embed,

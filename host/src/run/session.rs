@@ -10,10 +10,10 @@ use qbench_core::{
     },
 };
 
-use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule, quality_cell};
+use super::{OutDir, Plan, PlannedCell, Progress, QualityGroup, Schedule};
 use crate::{
     child::{self, ChildFailure, Limits, Verb},
-    cli::{Evaluate, precision_name},
+    cli::precision_name,
     interrupt, printer,
     worker::{CellJob, CellOutcome},
 };
@@ -32,9 +32,8 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// A run of `plan` into `outdir`; with `force`, finished cells of an earlier run are run again.
-    pub fn new(plan: &'a Plan, outdir: OutDir, force: bool, quiet: bool) -> Self {
-        let schedule = Schedule::new(plan, &outdir.reference());
+    /// A run of the cells of `schedule` into `outdir`; with `force`, finished cells of an earlier run are run again.
+    pub fn new(plan: &'a Plan, schedule: Schedule, outdir: OutDir, force: bool, quiet: bool) -> Self {
         let progress = Progress::new(schedule.len(), quiet, "cells");
         Self {
             plan,
@@ -62,8 +61,8 @@ impl<'a> Session<'a> {
         for planned in &schedule.layers {
             self.cell(planned)?;
         }
-        if self.plan.configuration.synthetic && self.plan.evaluates(Evaluate::Tokens) {
-            self.note_synthetic()?;
+        for cell in schedule.synthetic {
+            self.note_synthetic(cell)?;
         }
         self.progress.end();
         self.outdir.finish()
@@ -169,24 +168,22 @@ impl<'a> Session<'a> {
         Ok(made.map(|_| ()))
     }
 
-    /// A synthetic model has no meaning that quantisation could change: its quality rows are there and empty.
-    fn note_synthetic(&mut self) -> Result<()> {
-        for scheme in &self.plan.modes {
-            for condition in &self.plan.conditions {
-                let cell = quality_cell(self.plan, scheme, condition);
-                if let Some(earlier) = self.outdir.records().iter().find(|record| record.cell == cell) {
-                    self.records.push(earlier.clone());
-                    continue;
-                }
-                let mut record = record(cell, Vec::new());
-                record.quality = Some(Quality {
-                    reason: "synthetic".to_owned(),
-                    ..Quality::default()
-                });
-                self.outdir.keep(&record)?;
-                self.records.push(record);
-            }
+    /// Records a cell that has nothing to measure: its row is there and empty.
+    fn note_synthetic(&mut self, cell: Cell) -> Result<()> {
+        if interrupt::pending().is_some() {
+            return Ok(());
         }
+        if let Some(earlier) = self.outdir.records().iter().find(|record| record.cell == cell) {
+            self.records.push(earlier.clone());
+            return Ok(());
+        }
+        let mut record = record(cell, Vec::new());
+        record.quality = Some(Quality {
+            reason: "synthetic".to_owned(),
+            ..Quality::default()
+        });
+        self.outdir.keep(&record)?;
+        self.records.push(record);
         Ok(())
     }
 

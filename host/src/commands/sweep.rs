@@ -1,0 +1,396 @@
+//! `qbench sweep`.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::json;
+
+use super::analyze::print_summary;
+use crate::{
+    cli::{OutputArgs, SweepArgs, SweepCommand, SweepStartArgs, SweepSubmitArgs},
+    failure::{self, usage},
+    interrupt, printer,
+    sweep::{
+        Collection, Draft, DraftOptions, Executor, ExecutorKind, Submission, SubmitOptions, Sweep,
+        SweepDirectory, SweepEstimate, SweepStatus, collect, dry_run, estimate, executor, last_logs,
+        run_task,
+    },
+};
+
+/// Runs as it stands on any cluster.
+const SCRIPT: &str = include_str!("../../../examples/slurm/run_quantization_benchmark.sh");
+
+/// A queue that does not list a job is asked again after this long before that is believed.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
+
+pub(super) fn sweep(arguments: SweepArgs, output: &OutputArgs) -> Result<ExitCode> {
+    match arguments.command {
+        None => start(&arguments.start, output),
+        Some(SweepCommand::Status(sweep)) => status(&sweep.dir, output),
+        Some(SweepCommand::Watch { sweep, interval }) => watch(&sweep.dir, interval, output),
+        Some(SweepCommand::Logs { sweep, task, lines }) => logs(&sweep.dir, task, lines),
+        Some(SweepCommand::Cancel(sweep)) => cancel(&sweep.dir),
+        Some(SweepCommand::Resume {
+            sweep,
+            executor,
+            submit,
+        }) => resume(&sweep.dir, executor, &submit, output),
+        Some(SweepCommand::Collect {
+            sweep,
+            outdir,
+            no_analysis,
+        }) => {
+            let directory = SweepDirectory::open(&sweep.dir)?;
+            let results = outdir.unwrap_or_else(|| directory.results());
+            let collection = collect(&directory, &results, !no_analysis)?;
+            print_collection(&collection, output)
+        }
+        Some(SweepCommand::Script) => {
+            printer::out(SCRIPT.trim_end());
+            Ok(ExitCode::from(failure::OK))
+        }
+        Some(SweepCommand::Task {
+            dir,
+            number,
+            with_parent,
+        }) => {
+            if with_parent {
+                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+            }
+            run_task(&SweepDirectory::open(&dir)?, number, output.quiet)
+        }
+    }
+}
+
+fn start(arguments: &SweepStartArgs, output: &OutputArgs) -> Result<ExitCode> {
+    let plan = arguments.plan.as_deref().context("clap asks for a plan")?;
+    let options = submit_options(&arguments.submit, output);
+    let draft = Draft::resolve(
+        plan,
+        DraftOptions {
+            executor: arguments.executor,
+            jobs: options.jobs.map_or(1, std::num::NonZeroUsize::get),
+            cells_per_task: arguments.cells_per_task,
+        },
+    )?;
+    for warning in draft.warnings.iter().filter(|_| !output.quiet) {
+        printer::note(&format!("warning: {warning}"));
+    }
+    let path = arguments
+        .outdir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(format!("sweep-{}", draft.sweep.name)));
+    if arguments.dry_run {
+        return show_draft(&draft, &path, &options, output);
+    }
+    let directory = draft.write(&path)?;
+    let sweep = &draft.sweep;
+    if !output.quiet {
+        printer::note(&format!(
+            "sweep    {} ({}): {} cells in {} tasks",
+            sweep.name, sweep.id, sweep.cells, sweep.tasks
+        ));
+        printer::note(&format!("in       {}", directory.path().display()));
+    }
+    let tasks = submissions(&draft);
+    submit(&directory, sweep, arguments.executor, &tasks, &options, output)
+}
+
+fn submissions(draft: &Draft) -> Vec<Submission> {
+    draft
+        .tasks
+        .iter()
+        .map(|task| Submission {
+            task: task.task,
+            group: task.group,
+            on_gpu: !task.cells[0].device.starts_with("cpu"),
+        })
+        .collect()
+}
+
+fn submit_options(arguments: &SweepSubmitArgs, output: &OutputArgs) -> SubmitOptions {
+    SubmitOptions {
+        jobs: arguments.jobs,
+        gpus: arguments.gpus.clone(),
+        throttle: arguments.throttle,
+        sbatch: arguments.sbatch.clone(),
+        quiet: output.quiet,
+    }
+}
+
+/// Submits tasks; where they are over then, merges them.
+fn submit(
+    directory: &SweepDirectory,
+    sweep: &Sweep,
+    kind: ExecutorKind,
+    tasks: &[Submission],
+    options: &SubmitOptions,
+    output: &OutputArgs,
+) -> Result<ExitCode> {
+    let executor = executor(kind);
+    let shown = directory.path().display();
+    if executor.is_detached() {
+        executor.submit(directory, sweep, tasks, options)?;
+        if !output.quiet {
+            printer::note(&format!("`qbench sweep status {shown}` tells how far it is"));
+        }
+        return Ok(ExitCode::from(failure::OK));
+    }
+    interrupt::install()?;
+    executor.submit(directory, sweep, tasks, options)?;
+    if let Some(signal) = interrupt::pending() {
+        printer::note(&format!(
+            "stopped by signal {signal}; finished cells are kept: `qbench sweep resume {shown}` goes on"
+        ));
+        return Ok(ExitCode::from(128 + signal));
+    }
+    let collection = collect(directory, &directory.results(), true)?;
+    print_collection(&collection, output)
+}
+
+fn show_draft(draft: &Draft, path: &Path, options: &SubmitOptions, output: &OutputArgs) -> Result<ExitCode> {
+    let needs = estimate(draft)?;
+    let sweep = &draft.sweep;
+    if output.json {
+        printer::json(&json!({
+            "schema": "qbench.sweep-dry-run/1",
+            "cells": draft.tasks.iter().flat_map(|task| &task.cells).collect::<Vec<_>>(),
+            "tasks": sweep.tasks,
+            "runs": draft.configurations.iter().map(|run| &run.arguments).collect::<Vec<_>>(),
+            "estimated_seconds": needs.seconds,
+            "estimated_longest_task_seconds": needs.longest_task_seconds,
+            "estimated_memory_bytes": needs.bytes,
+            "estimated_from": SweepEstimate::basis(),
+        }))?;
+        return Ok(ExitCode::from(failure::OK));
+    }
+    for task in &draft.tasks {
+        printer::out(&format!("task {}", task.task));
+        for cell in &task.cells {
+            printer::out(&format!(
+                "  {}, {} {}, {}: {}",
+                cell.model,
+                cell.backend,
+                cell.device,
+                cell.precision,
+                crate::run::describe(cell)
+            ));
+        }
+    }
+    printer::out(&format!("{} cells in {} tasks", sweep.cells, sweep.tasks));
+    printer::out(&format!(
+        "estimated: {} of tasks one after the other, the longest {}, {:.1} GB of memory a task",
+        duration(needs.seconds),
+        duration(needs.longest_task_seconds),
+        needs.bytes / 1e9
+    ));
+    printer::out(&format!("  ({})", SweepEstimate::basis()));
+    if sweep.executor == ExecutorKind::Slurm {
+        let directory = SweepDirectory::planned(path)?;
+        let (text, notes) = dry_run(&directory, sweep, &submissions(draft), options);
+        notes.iter().for_each(|note| printer::note(note));
+        printer::out(text.trim_end());
+    }
+    Ok(ExitCode::from(failure::OK))
+}
+
+fn duration(seconds: f64) -> String {
+    let mut text = String::new();
+    let (hours, minutes) = ((seconds / 3600.0) as u64, (seconds / 60.0) as u64 % 60);
+    // Writing to a string cannot fail.
+    let _ = match (hours, minutes) {
+        (0, 0) => write!(text, "{seconds:.0} s"),
+        (0, _) => write!(text, "{minutes} min"),
+        _ => write!(text, "{hours} h {minutes} min"),
+    };
+    text
+}
+
+/// What is known of a sweep, and its executor.
+fn read(path: &Path) -> Result<(SweepDirectory, Sweep, Box<dyn Executor>)> {
+    let directory = SweepDirectory::open(path)?;
+    let sweep = directory.sweep()?;
+    let executor = executor(sweep.executor);
+    Ok((directory, sweep, executor))
+}
+
+fn status(path: &Path, output: &OutputArgs) -> Result<ExitCode> {
+    let (directory, sweep, executor) = read(path)?;
+    let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
+    print_status(&status, &sweep, output)?;
+    Ok(verdict(&status))
+}
+
+fn print_status(status: &SweepStatus, sweep: &Sweep, output: &OutputArgs) -> Result<()> {
+    if output.json {
+        printer::json(&json!({
+            "schema": "qbench.sweep-status/1",
+            "sweep": sweep,
+            "status": status,
+        }))?;
+    } else {
+        status.lines(sweep).iter().for_each(|line| printer::out(line));
+    }
+    if !output.quiet {
+        status
+            .warnings
+            .iter()
+            .for_each(|warning| printer::note(&format!("warning: {warning}")));
+    }
+    Ok(())
+}
+
+/// No, when something has stopped short.
+fn verdict(status: &SweepStatus) -> ExitCode {
+    let stopped = status.tasks.stopped > 0 && status.unknown.is_none();
+    ExitCode::from(if stopped { failure::VERDICT } else { failure::OK })
+}
+
+fn watch(path: &Path, interval: f64, output: &OutputArgs) -> Result<ExitCode> {
+    let (directory, sweep, executor) = read(path)?;
+    interrupt::install()?;
+    loop {
+        let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
+        print_status(&status, &sweep, output)?;
+        if !status.is_under_way() {
+            return Ok(verdict(&status));
+        }
+        let started = Instant::now();
+        while started.elapsed().as_secs_f64() < interval {
+            if let Some(signal) = interrupt::pending() {
+                return Ok(ExitCode::from(128 + signal));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        printer::out("");
+    }
+}
+
+fn logs(path: &Path, tasks: Vec<usize>, lines: usize) -> Result<ExitCode> {
+    let (directory, sweep, executor) = read(path)?;
+    let tasks = if tasks.is_empty() {
+        let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
+        status.unfinished.iter().map(|task| task.task).collect()
+    } else {
+        tasks
+    };
+    let logs = last_logs(&directory, &tasks)?;
+    for task in tasks {
+        let Some(log) = logs.get(&task) else {
+            printer::out(&format!("==> task {task}: no log yet <=="));
+            continue;
+        };
+        printer::out(&format!("==> task {task}: {} <==", log.display()));
+        let bytes = fs::read(log).with_context(|| format!("read {}", log.display()))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let all: Vec<&str> = text.lines().collect();
+        for line in &all[all.len().saturating_sub(lines)..] {
+            printer::out(line);
+        }
+    }
+    Ok(ExitCode::from(failure::OK))
+}
+
+fn cancel(path: &Path) -> Result<ExitCode> {
+    let (directory, sweep, executor) = read(path)?;
+    printer::out(&executor.cancel(&directory, &sweep)?);
+    Ok(ExitCode::from(failure::OK))
+}
+
+fn resume(
+    path: &Path,
+    kind: Option<ExecutorKind>,
+    arguments: &SweepSubmitArgs,
+    output: &OutputArgs,
+) -> Result<ExitCode> {
+    let (directory, sweep, began_with) = read(path)?;
+    let Some(_lock) = directory.lock(".submit.lock")? else {
+        return Err(usage(anyhow!(
+            "another `qbench sweep resume` of {} is at work",
+            path.display()
+        )));
+    };
+    let mut status = SweepStatus::read(&directory, &sweep, began_with.as_ref())?;
+    if began_with.is_detached() && status.tasks.stopped > 0 {
+        thread::sleep(SECOND_LOOK);
+        status = SweepStatus::read(&directory, &sweep, began_with.as_ref())?;
+    }
+    if let Some(reason) = &status.unknown {
+        return Err(usage(anyhow!(
+            "whether tasks are still under way is unknown, nothing was submitted: {reason}; try again later"
+        )));
+    }
+    print_status(&status, &sweep, output)?;
+    let tasks = status.to_submit();
+    if tasks.is_empty() {
+        if status.is_under_way() {
+            printer::note("all that is left is under way: nothing was submitted");
+            return Ok(ExitCode::from(failure::OK));
+        }
+        let collection = collect(&directory, &directory.results(), true)?;
+        return print_collection(&collection, output);
+    }
+    let options = submit_options(arguments, output);
+    submit(
+        &directory,
+        &sweep,
+        kind.unwrap_or(sweep.executor),
+        &tasks,
+        &options,
+        output,
+    )
+}
+
+fn print_collection(collection: &Collection, output: &OutputArgs) -> Result<ExitCode> {
+    let merged = &collection.merged;
+    let warnings = merged.all_warnings();
+    let complete = merged.unfinished.is_empty();
+    if output.json {
+        printer::json(&json!({
+            "schema": "qbench.sweep-collection/1",
+            "results": collection.results,
+            "cells": merged.expected,
+            "done": merged.done,
+            "missing": merged.missing(),
+            "measured_again": merged.repeated,
+            "warnings": warnings,
+            "files": collection.analysis.as_ref().map(|summary| &summary.files),
+        }))?;
+    } else {
+        if let Some(summary) = &collection.analysis {
+            print_summary(summary, output);
+        }
+        printer::out(&format!(
+            "{} of {} cells have numbers; merged into {}",
+            merged.done,
+            merged.expected,
+            collection.results.display()
+        ));
+    }
+    if !output.quiet {
+        for warning in &warnings {
+            printer::note(&format!("warning: {warning}"));
+        }
+        if merged.repeated > 0 {
+            printer::note(&format!(
+                "{} cells were measured by more than one attempt: the first counts",
+                merged.repeated
+            ));
+        }
+    }
+    for line in collection.lacking() {
+        printer::note(&line);
+    }
+    Ok(ExitCode::from(if complete {
+        failure::OK
+    } else {
+        failure::VERDICT
+    }))
+}

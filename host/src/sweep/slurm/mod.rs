@@ -1,0 +1,214 @@
+//! A Slurm cluster as an executor.
+//!
+//! Slurm is told by its own commands and never relied on for results: a job that is gone from its memory, a task that
+//! was cancelled before it began, and an array that was lost with the controller all look the same, and what is missing
+//! is seen by the files. Jobs are found by their names, which hold the sweep's id and the list of tasks, so that nothing
+//! is lost when the submitting host dies between two steps.
+
+mod command;
+mod queue;
+mod script;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::{Executor, Flight, Submission, SubmitOptions, Sweep, SweepDirectory, directory::Round};
+use crate::{failure::usage, printer};
+
+/// Slurm's own default of MaxArraySize, for a dry run where there is no Slurm.
+const DEFAULT_ARRAY_SIZE: usize = 1001;
+
+/// A Slurm cluster.
+pub struct Slurm;
+
+impl Executor for Slurm {
+    fn submit(
+        &self,
+        directory: &SweepDirectory,
+        sweep: &Sweep,
+        tasks: &[Submission],
+        options: &SubmitOptions,
+    ) -> Result<()> {
+        let size = command::array_size()?;
+        let under_way = self.flight(directory, sweep)?;
+        let round = directory.new_round()?;
+        let mut jobs: Vec<String> = Vec::new();
+        let mut last_of_group: BTreeMap<usize, String> = BTreeMap::new();
+        let mut submitted = 0;
+        for (group, list, count) in write_lists(&round, tasks, size)? {
+            let script = list.with_extension("sh");
+            fs::write(
+                &script,
+                script::array(directory, sweep, group, &list, count, options),
+            )?;
+            let throttled = options.throttle.or(sweep.slurm.throttle).is_some();
+            // One array after the other, or the limit would hold for each of them.
+            let after: Vec<&String> = last_of_group
+                .get(&group)
+                .filter(|_| throttled)
+                .into_iter()
+                .collect();
+            match command::submit(&script, &after) {
+                Ok(job) => {
+                    submitted += count;
+                    fs::write(list.with_extension("job"), format!("{job}\n"))?;
+                    last_of_group.insert(group, job.clone());
+                    jobs.push(job);
+                }
+                Err(error) => {
+                    // Tasks that no job knows must not look as if one did.
+                    fs::remove_file(&list)?;
+                    if submitted > 0 {
+                        self.submit_collect(directory, sweep, &round, &jobs, options)?;
+                    }
+                    return Err(error.context(format!(
+                        "{submitted} of {} tasks were submitted; `qbench sweep resume {}` submits the rest when the \
+                         cause is mended",
+                        tasks.len(),
+                        directory.path().display()
+                    )));
+                }
+            }
+        }
+        if !options.quiet {
+            printer::note(&format!(
+                "submitted {submitted} tasks as job{} {}",
+                if jobs.len() == 1 { "" } else { "s" },
+                jobs.join(", ")
+            ));
+        }
+        jobs.extend(
+            under_way
+                .under_way
+                .values()
+                .map(|state| base_job(&state.job).to_owned()),
+        );
+        jobs.sort_unstable();
+        jobs.dedup();
+        self.submit_collect(directory, sweep, &round, &jobs, options)
+    }
+
+    fn flight(&self, directory: &SweepDirectory, _sweep: &Sweep) -> Result<Flight> {
+        queue::flight(directory)
+    }
+
+    fn cancel(&self, directory: &SweepDirectory, sweep: &Sweep) -> Result<String> {
+        let flight = self.flight(directory, sweep)?;
+        if let Some(reason) = flight.unknown {
+            return Err(usage(anyhow!(
+                "Slurm does not answer, nothing was cancelled: {reason}"
+            )));
+        }
+        let tasks = flight.under_way.len();
+        let states = flight.under_way.into_values().chain(flight.collecting);
+        let mut jobs: Vec<String> = states.map(|state| base_job(&state.job).to_owned()).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        if jobs.is_empty() {
+            return Ok("nothing is under way".to_owned());
+        }
+        command::cancel(&jobs)?;
+        Ok(format!(
+            "cancelled {tasks} task(s), job(s) {}; what they finished is kept",
+            jobs.join(", ")
+        ))
+    }
+
+    fn is_detached(&self) -> bool {
+        true
+    }
+}
+
+impl Slurm {
+    /// Submits the job that merges and analyses when all others are over.
+    fn submit_collect(
+        &self,
+        directory: &SweepDirectory,
+        sweep: &Sweep,
+        round: &Round,
+        after: &[String],
+        options: &SubmitOptions,
+    ) -> Result<()> {
+        let script = round.path.join("collect.sh");
+        fs::write(&script, script::collect(directory, sweep, round))?;
+        let job = command::submit(&script, &after.iter().collect::<Vec<_>>()).context(
+            "the tasks are on their way, but not the job that collects: run `qbench sweep collect` later",
+        )?;
+        fs::write(script.with_extension("job"), format!("{job}\n"))?;
+        if !options.quiet {
+            printer::note(&format!("job {job} collects and analyses when they are over"));
+        }
+        Ok(())
+    }
+}
+
+/// Lists of tasks of one group each, small enough for an array: the group, the file, and how many.
+fn write_lists(round: &Round, tasks: &[Submission], size: usize) -> Result<Vec<(usize, PathBuf, usize)>> {
+    chunks(tasks, size)
+        .into_iter()
+        .enumerate()
+        .map(|(number, (group, tasks))| Ok((group, round.write_list(number, &tasks)?, tasks.len())))
+        .collect()
+}
+
+fn chunks(tasks: &[Submission], size: usize) -> Vec<(usize, Vec<usize>)> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for task in tasks {
+        groups.entry(task.group).or_default().push(task.task);
+    }
+    groups
+        .into_iter()
+        .flat_map(|(group, tasks)| {
+            tasks
+                .chunks(size)
+                .map(|chunk| (group, chunk.to_vec()))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The id of the array that a task's job belongs to.
+fn base_job(job: &str) -> &str {
+    job.split_once('_').map_or(job, |(base, _)| base)
+}
+
+/// What a submission would write and run, and notes about it.
+pub fn dry_run(
+    directory: &SweepDirectory,
+    sweep: &Sweep,
+    tasks: &[Submission],
+    options: &SubmitOptions,
+) -> (String, Vec<String>) {
+    let (size, notes) = match command::array_size() {
+        Ok(size) => (size, Vec::new()),
+        Err(error) => (
+            DEFAULT_ARRAY_SIZE,
+            vec![format!(
+                "MaxArraySize is taken to be {DEFAULT_ARRAY_SIZE}, Slurm's default: {error:#}"
+            )],
+        ),
+    };
+    let round = Round {
+        number: 1,
+        path: directory.path().join("rounds/0001"),
+    };
+    let mut text = String::new();
+    let mut shown = None;
+    let chunks = chunks(tasks, size);
+    for (number, (group, tasks)) in chunks.iter().enumerate() {
+        let list = round.path.join(format!("{number:03}.tasks"));
+        text += &format!("$ sbatch --parsable {}\n", list.with_extension("sh").display());
+        if shown != Some(group) {
+            shown = Some(group);
+            text += &script::array(directory, sweep, *group, &list, tasks.len(), options);
+            text += "\n";
+        }
+    }
+    text += &format!(
+        "$ sbatch --parsable --dependency=afterany:JOBS {}\n",
+        round.path.join("collect.sh").display()
+    );
+    text += &script::collect(directory, sweep, &round);
+    (text, notes)
+}
