@@ -207,3 +207,26 @@ pub fn benchmark_table(outdir: &Path) -> PathBuf {
     assert_eq!(tables.len(), 1, "{tables:?}");
     tables[0].clone()
 }
+
+/// A plan for a sweep over little, as [`small_run`] is little: `matrix` are lines of its table.
+pub fn small_plan(directory: &Path, matrix: &str, rest: &str) -> PathBuf {
+    let path = directory.join("plan.toml");
+    let text = format!(
+        "[matrix]\nconditions = ['tok=48']\nbatch_sizes = [2]\n{matrix}\n[run]\nsamples-per-cond = 4\nwarmup = 1\n\
+         num-repeats = 1\ntime-budget = 0\nthreads = 2\nevaluate = ['tokens']\n{rest}\n"
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// What a results directory says of quality: everything but what a clock or a counter of memory had to do with, by cell.
+pub fn quality_by_cell(results: &Path) -> std::collections::BTreeMap<String, String> {
+    let text = fs::read_to_string(results.join("cells.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            let quality = ["quality", "evaluation", "status"].map(|part| record[part].take());
+            (record["cell"].to_string(), format!("{quality:?}"))
+        })
+        .collect()
+}

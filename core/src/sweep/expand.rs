@@ -101,26 +101,46 @@ impl SweepPlan {
         );
         for (key, axes) in products {
             let matrix = &self.matrix;
-            let optional = |name: &str, own: &Option<Vec<String>>, shared: &Option<Vec<String>>| {
+            let optional = |name: &str, own: Option<&[String]>, shared: Option<&[String]>| {
                 let values = named(&key, name, own, shared)?;
                 Ok::<_, PlanError>(
                     values.map_or_else(|| vec![None], |values| values.into_iter().map(Some).collect()),
                 )
             };
-            let models = optional("models", &axes.models, &matrix.models)?;
-            let data = optional("data", &axes.data, &matrix.data)?;
-            let devices = optional("devices", &axes.devices, &matrix.devices)?;
-            let precisions = optional("precisions", &axes.precisions, &matrix.precisions)?;
-            let backends = named(&key, "backends", &axes.backends, &matrix.backends)?
-                .unwrap_or_else(|| vec![BACKEND.to_owned()]);
-            let modes = named(&key, "modes", &axes.modes, &matrix.modes)?
+            let models = optional("models", axes.models.as_deref(), matrix.models.as_deref())?;
+            let data = optional("data", axes.data.as_deref(), matrix.data.as_deref())?;
+            let devices = optional("devices", axes.devices.as_deref(), matrix.devices.as_deref())?;
+            let precisions = optional(
+                "precisions",
+                axes.precisions.as_deref(),
+                matrix.precisions.as_deref(),
+            )?;
+            let backends = named(
+                &key,
+                "backends",
+                axes.backends.as_deref(),
+                matrix.backends.as_deref(),
+            )?
+            .unwrap_or_else(|| vec![BACKEND.to_owned()]);
+            let modes = named(&key, "modes", axes.modes.as_deref(), matrix.modes.as_deref())?
                 .unwrap_or_else(|| MODES.map(str::to_owned).to_vec());
-            let batch_sizes = named(&key, "batch_sizes", &axes.batch_sizes, &matrix.batch_sizes)?
-                .unwrap_or_else(|| vec![BATCH_SIZE]);
-            let seeds = named(&key, "seeds", &axes.seeds, &matrix.seeds)?.unwrap_or_else(|| vec![SEED]);
+            let batch_sizes = named(
+                &key,
+                "batch_sizes",
+                axes.batch_sizes.as_deref(),
+                matrix.batch_sizes.as_deref(),
+            )?
+            .unwrap_or_else(|| vec![BATCH_SIZE]);
+            let seeds = named(&key, "seeds", axes.seeds.as_deref(), matrix.seeds.as_deref())?
+                .unwrap_or_else(|| vec![SEED]);
             let kinds = by_kind(&conditions(
                 &key,
-                named(&key, "conditions", &axes.conditions, &matrix.conditions)?,
+                named(
+                    &key,
+                    "conditions",
+                    axes.conditions.as_deref(),
+                    matrix.conditions.as_deref(),
+                )?,
             )?);
             // The seed innermost: what differs by it alone stands together in tables.
             for model in &models {
@@ -168,11 +188,11 @@ fn add(all: &mut Vec<Configuration>, configuration: Configuration) {
 fn named<T: Clone + PartialEq>(
     key: &str,
     name: &str,
-    own: &Option<Vec<T>>,
-    matrix: &Option<Vec<T>>,
+    own: Option<&[T]>,
+    matrix: Option<&[T]>,
 ) -> Result<Option<Vec<T>>, PlanError> {
-    let values = own.as_ref().or(matrix.as_ref());
-    if values.is_some_and(Vec::is_empty) {
+    let values = own.or(matrix);
+    if values.is_some_and(<[T]>::is_empty) {
         return Err(PlanError::value(
             format!("{key}.{name}"),
             "the list is empty; leave the key out for the default",

@@ -1,0 +1,466 @@
+//! Sweeps on a real Slurm: munge, a controller and two nodes, brought up on loopback for each test.
+//!
+//! Where Slurm is not installed these tests say so on standard error and are skipped, unless `QBENCH_TEST_SLURM=required`.
+//! `tests/slurm/slurm-up` installs it on Debian.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command as Process, Output},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use assert_cmd::Command;
+use qbench_tests::{
+    fails, plugin, qbench, quality_by_cell, repository, small_plan, small_run, stderr, stdout,
+};
+use tempfile::TempDir;
+
+/// Clusters one after the other: several at once would slow each other down beyond Slurm's own time limits.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// After so long something is wrong; nothing is judged by it.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// A Slurm of our own.
+struct Cluster {
+    place: TempDir,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    /// Brings one up; `None` where Slurm is not installed.
+    fn up(settings: &[(&str, &str)]) -> Option<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        // Paths of sockets are short.
+        let place = tempfile::Builder::new().prefix("qb-").tempdir_in("/tmp").unwrap();
+        fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let cluster = Self { place, _turn: turn };
+        let output = cluster
+            .script("slurm-up")
+            .args(["--nodes", "2", "--cpus", "4", "--no-install"])
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return Some(cluster);
+        }
+        let message = stderr(&output);
+        let required = env::var("QBENCH_TEST_SLURM").is_ok_and(|value| value == "required");
+        assert!(output.status.code() == Some(3) && !required, "{message}");
+        // Not through the macro, whose text the harness would hide.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nSKIPPED: no test on a real Slurm: {}\n",
+            message.trim()
+        );
+        None
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.place.path().join("c")
+    }
+
+    fn script(&self, name: &str) -> Process {
+        let mut command = Process::new(repository().join("tests/slurm").join(name));
+        command.arg(self.directory());
+        command
+    }
+
+    /// What is done to a node: `crash`, `kill`, `start`.
+    fn node(&self, node: &str, what: &str) {
+        assert!(
+            self.script("slurm-node")
+                .args([node, what])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    fn environment(&self, command: &mut Command) {
+        for (name, _) in
+            env::vars().filter(|(name, _)| name.starts_with("SLURM_") || name.starts_with("SBATCH_"))
+        {
+            command.env_remove(name);
+        }
+        command
+            .env("SLURM_CONF", self.directory().join("slurm.conf"))
+            .env("PATH", format!("{}:/usr/sbin", env::var("PATH").unwrap()));
+    }
+
+    fn slurm(&self, program: &str, arguments: &[&str]) -> Output {
+        let mut command = Command::new(program);
+        self.environment(&mut command);
+        command.args(arguments).output().unwrap()
+    }
+
+    /// `qbench sweep …`.
+    fn sweep(&self, arguments: &[&str]) -> Command {
+        let mut command = qbench();
+        self.environment(&mut command);
+        command.arg("sweep").args(arguments);
+        command
+    }
+
+    fn of(&self, directory: &Path, what: &str) -> Command {
+        let mut command = self.sweep(&[what]);
+        command.arg(directory);
+        command
+    }
+
+    /// Submits a plan into `PLACE/sweep`.
+    fn submit(&self, plan: &Path, more: &[&str]) -> PathBuf {
+        let directory = self.place.path().join("sweep");
+        let mut command = self.sweep(&["--executor", "slurm", "--outdir"]);
+        succeeds(command.arg(&directory).arg(plan).args(more));
+        directory
+    }
+
+    fn status(&self, directory: &Path) -> serde_json::Value {
+        let output = self.of(directory, "status").arg("--json").output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", stderr(&output)))["status"]
+            .take()
+    }
+
+    /// Waits until the status is as `wanted`.
+    fn wait(&self, directory: &Path, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let started = Instant::now();
+        loop {
+            let status = self.status(directory);
+            if wanted(&status) {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "{status:#}");
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until nothing is under way, the job that collects included.
+    fn settle(&self, directory: &Path) -> serde_json::Value {
+        self.wait(directory, |status| {
+            count(status, "running") + count(status, "waiting") == 0
+                && status["collecting"].is_null()
+                && status["unknown"].is_null()
+        })
+    }
+
+    /// A plan whose every task sleeps for so long.
+    fn sleeping_plan(&self, seconds: f64, repeats: usize, rest: &str) -> PathBuf {
+        let plugins = self.place.path().join("plugins");
+        fs::create_dir_all(&plugins).unwrap();
+        fs::copy(
+            plugin("libtestplugin_sleeping.so"),
+            plugins.join("libqbench_sleeping.so"),
+        )
+        .unwrap();
+        let path = self.place.path().join("plan.toml");
+        // One batch of warm-up, one that is timed, and those after it that look for leaks.
+        let preamble = format!("export QBENCH_TEST_SLEEP_US={}", (seconds * 1e6) as u64);
+        let text = format!(
+            "[matrix]\nmodes = ['standard']\nbackends = ['sleeping']\nconditions = ['tok=48']\nbatch_sizes = \
+             [2]\n[run]\nsamples-per-cond = 2\nwarmup = 0\nnum-repeats = {repeats}\ntime-budget = 0\nthreads = \
+             1\nskip-quality = true\nplugin-dir = '{}'\n[slurm]\npreamble = '{preamble}'\n{rest}\n",
+            plugins.display()
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let ended = self.script("slurm-down").status().unwrap();
+        if !ended.success() && !thread::panicking() {
+            panic!("slurm-down: {ended}");
+        }
+    }
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    output
+}
+
+fn count(status: &serde_json::Value, tasks: &str) -> u64 {
+    status["tasks"][tasks].as_u64().unwrap()
+}
+
+fn cells(status: &serde_json::Value, state: &str) -> u64 {
+    status["cells"][state].as_u64().unwrap()
+}
+
+/// The ids of cells in a merged journal, each once.
+fn merged_cells(directory: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(directory.join("results/cells.jsonl")).unwrap();
+    let all: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["cell"].to_string())
+        .collect();
+    let once: BTreeSet<String> = all.iter().cloned().collect();
+    assert_eq!(once.len(), all.len(), "no cell twice");
+    once
+}
+
+fn collected(directory: &Path, round: &str) -> String {
+    fs::read_to_string(directory.join("rounds").join(round).join("collect.log")).unwrap_or_default()
+}
+
+/// All modes of the default model; a node dies with everything on it, the rest goes on, `resume` does what is missing,
+/// and the result is that of a run on one machine.
+#[test]
+fn a_sweep_that_loses_a_node_ends_as_a_run_does() {
+    let Some(cluster) = Cluster::up(&[("SLURMD_TIMEOUT", "5")]) else {
+        return;
+    };
+    let plan = small_plan(cluster.place.path(), "", "[slurm]\nrequeue = false");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "1", "--throttle", "2"]);
+    // In mid-sweep: something is done, and something runs on the node.
+    cluster.wait(&directory, |status| {
+        let unfinished = status["unfinished"].as_array().unwrap();
+        let on_node =
+            |task: &serde_json::Value| task["job"]["node"] == "n2" && task["job"]["state"] == "RUNNING";
+        cells(status, "done") >= 1 && unfinished.iter().any(on_node)
+    });
+    cluster.node("n2", "crash");
+    let status = cluster.settle(&directory);
+    assert!(cells(&status, "missing") > 0, "{status:#}");
+    assert!(
+        collected(&directory, "0001").contains("missing"),
+        "{}",
+        collected(&directory, "0001")
+    );
+    let ended = status["unfinished"][0]["ended"]["state"].as_str().unwrap();
+    assert_eq!(ended, "NODE_FAIL", "{status:#}");
+    succeeds(&mut cluster.of(&directory, "resume"));
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 12, "{status:#}");
+    let reference = tempfile::tempdir().unwrap();
+    assert!(small_run(reference.path()).output().unwrap().status.success());
+    assert_eq!(
+        quality_by_cell(&directory.join("results")),
+        quality_by_cell(reference.path())
+    );
+    assert_eq!(merged_cells(&directory).len(), 12);
+    assert!(directory.join("results/analysis/performance_report.txt").exists());
+}
+
+/// A node that is thought dead goes on: its task is requeued, and both write.
+#[test]
+fn a_task_that_runs_twice_counts_once() {
+    let Some(cluster) = Cluster::up(&[("SLURMD_TIMEOUT", "5")]) else {
+        return;
+    };
+    let plan = cluster.sleeping_plan(8.0, 2, "");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "1"]);
+    let running = |status: &serde_json::Value| count(status, "running") == 2;
+    cluster.wait(&directory, running);
+    cluster.node("n2", "kill");
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 2, "{status:#}");
+    let attempts = fs::read_dir(directory.join("tasks/000"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+        .count();
+    assert_eq!(attempts, 3, "the requeued task has a directory of its own");
+    let output = succeeds(&mut cluster.of(&directory, "collect"));
+    assert!(
+        stderr(&output).contains("measured by more than one attempt"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(merged_cells(&directory).len(), 2);
+}
+
+/// Arrays larger than Slurm takes are cut; what scancel ends is submitted again, and nothing else.
+#[test]
+fn cancelled_tasks_are_submitted_again() {
+    let Some(cluster) = Cluster::up(&[("MAX_ARRAY_SIZE", "4")]) else {
+        return;
+    };
+    let plan = cluster.sleeping_plan(0.6, 7, "");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "1", "--throttle", "2"]);
+    assert!(directory.join("rounds/0001/001.sh").exists(), "two arrays");
+    let status = cluster.wait(&directory, |status| count(status, "running") > 0);
+    let jobs: Vec<String> = status["unfinished"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|task| task["job"]["job"].as_str().unwrap().to_owned())
+        .collect();
+    // One that runs, as a rule, and one that has not begun, which leaves no record at all.
+    for job in [&jobs[0], jobs.last().unwrap()] {
+        assert!(cluster.slurm("scancel", &[job]).status.success());
+    }
+    let status = cluster.settle(&directory);
+    assert!((1..=2).contains(&cells(&status, "missing")), "{status:#}");
+    let missing = count(&status, "stopped");
+    let message = fails(&mut cluster.of(&directory, "collect"), 1, &["missing", "task "]);
+    assert_eq!(
+        message.matches("sleeping").count() + message.matches(": missing").count(),
+        missing as usize,
+        "{message}"
+    );
+    succeeds(&mut cluster.of(&directory, "resume"));
+    let list = fs::read_to_string(directory.join("rounds/0002/000.tasks")).unwrap();
+    assert_eq!(list.lines().count() as u64, missing, "{list}");
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 7, "{status:#}");
+    assert_eq!(merged_cells(&directory).len(), 7);
+    // And all of it can be stopped by ourselves.
+    fs::remove_dir_all(directory.join("tasks/000/000003-1")).unwrap();
+    succeeds(
+        cluster
+            .of(&directory, "resume")
+            .args(["--sbatch=--begin=now+1hour"]),
+    );
+    let said = stdout(&succeeds(&mut cluster.of(&directory, "cancel")));
+    assert!(said.starts_with("cancelled 1 task(s)"), "{said}");
+    let status = cluster.settle(&directory);
+    assert_eq!(count(&status, "stopped"), 1, "{status:#}");
+}
+
+/// The host that submits dies after sbatch has taken the array, before anything was noted; then the controller is gone.
+#[test]
+fn a_submitting_host_that_disappears_and_a_controller_that_does_not_answer() {
+    let Some(cluster) = Cluster::up(&[]) else {
+        return;
+    };
+    let bin = cluster.place.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let sbatch = bin.join("sbatch");
+    fs::write(&sbatch, "#!/bin/sh\n/usr/bin/sbatch \"$@\"\nkill -KILL $PPID\n").unwrap();
+    fs::set_permissions(&sbatch, fs::Permissions::from_mode(0o755)).unwrap();
+    let plan = cluster.sleeping_plan(1.5, 3, "");
+    let directory = cluster.place.path().join("sweep");
+    let mut command = cluster.sweep(&["--executor", "slurm", "--cells-per-task", "1", "--outdir"]);
+    command.env("PATH", format!("{}:{}", bin.display(), env::var("PATH").unwrap()));
+    let output = command.arg(&directory).arg(&plan).output().unwrap();
+    assert_eq!(output.status.code(), None, "it was killed");
+    assert!(!directory.join("rounds/0001/000.job").exists());
+    let status = cluster.status(&directory);
+    assert_eq!(
+        count(&status, "stopped"),
+        0,
+        "the jobs are found by their names: {status:#}"
+    );
+    let message = fails(
+        &mut cluster.of(&directory, "resume"),
+        0,
+        &["under way: nothing was submitted"],
+    );
+    assert!(!message.contains("submitted 3"), "{message}");
+
+    let controller = fs::read_to_string(cluster.directory().join("run/slurmctld.pid")).unwrap();
+    let signal = |name: &str| {
+        assert!(
+            Process::new("kill")
+                .args([name, controller.trim()])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    signal("-STOP");
+    fails(
+        &mut cluster.of(&directory, "resume"),
+        2,
+        &["unknown, nothing was submitted"],
+    );
+    let status = cluster.status(&directory);
+    assert!(status["unknown"].is_string(), "{status:#}");
+    signal("-CONT");
+    cluster.settle(&directory);
+    // There is nothing to submit any more, only to merge.
+    succeeds(&mut cluster.of(&directory, "resume"));
+    assert_eq!(merged_cells(&directory).len(), 3);
+}
+
+/// A file system of little space, that goes with the test.
+struct Full(PathBuf);
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = Process::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// The disk is full while tasks write.
+#[test]
+fn a_full_disk_costs_no_finished_cell() {
+    let Some(cluster) = Cluster::up(&[]) else {
+        return;
+    };
+    let disk = cluster.place.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Process::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&disk)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "\nSKIPPED: no test of a full disk: mounting one takes root\n"
+        );
+        return;
+    }
+    let disk = Full(disk);
+    let directory = disk.0.join("sweep");
+    let plan = cluster.sleeping_plan(0.4, 6, "");
+    let mut command = cluster.sweep(&["--executor", "slurm", "--cells-per-task", "2", "--outdir"]);
+    succeeds(command.arg(&directory).arg(&plan).args(["--throttle", "1"]));
+    cluster.wait(&directory, |status| cells(status, "done") >= 1);
+    let filler = disk.0.join("filler");
+    // Ends when nothing is left.
+    let _ = fs::write(&filler, vec![0; 4 << 20]);
+    let status = cluster.settle(&directory);
+    assert!(cells(&status, "missing") > 0, "{status:#}");
+    let kept = cells(&status, "done");
+    assert!(kept >= 1, "{status:#}");
+    fails(
+        &mut cluster.of(&directory, "resume"),
+        2,
+        &["No space left on device"],
+    );
+    fs::remove_file(&filler).unwrap();
+    fails(
+        cluster.of(&directory, "collect").arg("--no-analysis"),
+        1,
+        &["missing", "task "],
+    );
+    assert_eq!(merged_cells(&directory).len() as u64, kept);
+    succeeds(&mut cluster.of(&directory, "resume"));
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 6, "{status:#}");
+    succeeds(cluster.of(&directory, "collect").arg("--no-analysis"));
+    assert_eq!(merged_cells(&directory).len(), 6);
+}
+
+/// Slurm's shortest limit is a minute, and it looks twice a minute.
+#[test]
+#[ignore = "takes one and a half minutes"]
+fn a_task_that_reaches_its_time_limit_goes_on_where_it_stopped() {
+    let Some(cluster) = Cluster::up(&[]) else {
+        return;
+    };
+    let plan = cluster.sleeping_plan(15.0, 4, "sbatch = ['--time=1']");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "4"]);
+    let status = cluster.settle(&directory);
+    let done = cells(&status, "done");
+    assert!((1..4).contains(&done), "{status:#}");
+    assert_eq!(status["unfinished"][0]["ended"]["state"], "TIMEOUT", "{status:#}");
+    let message = fails(&mut cluster.of(&directory, "collect"), 1, &["missing"]);
+    assert!(message.contains("task 0"), "{message}");
+    succeeds(cluster.of(&directory, "resume").args(["--sbatch=--time=10"]));
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 4, "{status:#}");
+    assert_eq!(merged_cells(&directory).len(), 4);
+}
