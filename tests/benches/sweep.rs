@@ -26,7 +26,13 @@ fn main() {
     let sizes = env::var("QBENCH_BENCH_CELLS").unwrap_or_else(|_| "1000,10000,100000".to_owned());
     let place = env::var_os("QBENCH_BENCH_DIR").map_or_else(env::temp_dir, Into::into);
     let outdir = tempfile::tempdir().unwrap();
-    assert!(small_measurement(outdir.path()).output().unwrap().status.success());
+    assert!(
+        small_measurement(outdir.path())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     let records = read_journal(outdir.path()).unwrap().records;
     println!("  cells  tasks  journals GB  plan s  status s   MB  collect s   MB  with analysis s   MB");
     for cells in sizes.split(',') {
@@ -125,7 +131,8 @@ fn run(arguments: &[&str], directory: &Path) -> (f64, f64) {
         // The system's own high-water mark: the last look before the end is near enough.
         let text = fs::read_to_string(&status).unwrap_or_default();
         let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        if let Some(kilobytes) = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()) {
+        if let Some(kilobytes) = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok())
+        {
             peak = kilobytes * 1024.0 / 1e6;
         }
         if let Some(status) = child.try_wait().unwrap() {

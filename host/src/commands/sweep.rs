@@ -195,7 +195,9 @@ fn show_draft(draft: &Draft, path: &Path, options: &SubmitOptions, output: &Outp
     if sweep.executor == ExecutorKind::Slurm {
         let directory = SweepDirectory::planned(path)?;
         let (text, notes) = dry_run(&directory, sweep, &submissions(draft), options);
-        notes.iter().for_each(|note| printer::note(note));
+        for note in &notes {
+            printer::note(note);
+        }
         printer::out(text.trim_end());
     }
     Ok(ExitCode::from(failure::OK))
@@ -236,13 +238,14 @@ fn print_status(status: &SweepStatus, sweep: &Sweep, output: &OutputArgs) -> Res
             "status": status,
         }))?;
     } else {
-        status.lines(sweep).iter().for_each(|line| printer::out(line));
+        for line in status.lines(sweep) {
+            printer::out(&line);
+        }
     }
     if !output.quiet {
-        status
-            .warnings
-            .iter()
-            .for_each(|warning| printer::note(&format!("warning: {warning}")));
+        for warning in &status.warnings {
+            printer::note(&format!("warning: {warning}"));
+        }
     }
     Ok(())
 }

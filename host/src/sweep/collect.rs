@@ -53,7 +53,7 @@ pub fn collect(directory: &SweepDirectory, results: &Path, with_analysis: bool) 
         let timestamp = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S").to_string();
         write_benchmark_rows(results, &timestamp, &merged.rows, &meta).map_err(usage)?;
     }
-    write_manifest(directory, results, &merged, meta)?;
+    write_manifest(directory, results, &merged, &meta)?;
     write_unfinished(&results.join(UNFINISHED_FILE), &merged)?;
     let analysis = if with_analysis {
         match analyze(results, &results.join("analysis"), AnalysisOptions::default()) {
@@ -84,7 +84,7 @@ fn write_manifest(
     directory: &SweepDirectory,
     results: &Path,
     merged: &Merged,
-    meta: serde_json::Value,
+    meta: &serde_json::Value,
 ) -> Result<()> {
     let mut outcome: BTreeMap<&str, usize> = BTreeMap::from([("ok", merged.done)]);
     for unfinished in &merged.unfinished {

@@ -269,7 +269,9 @@ impl SweepDirectory {
     /// A new round, made exclusively.
     pub fn new_round(&self) -> Result<Round> {
         let rounds = self.path.join("rounds");
-        fs::create_dir_all(&rounds)?;
+        fs::create_dir_all(&rounds)
+            .with_context(|| format!("create {}", rounds.display()))
+            .map_err(usage)?;
         let first = self.rounds()?.last().map_or(1, |last| last.number + 1);
         let path = make_first_free(first, |number| rounds.join(format!("{number:04}")))?;
         let number = number_of(&path).unwrap_or(first);
@@ -332,9 +334,13 @@ impl Round {
     /// Writes a list of tasks, and makes the folder of their logs.
     pub fn write_list(&self, number: usize, tasks: &[usize]) -> Result<PathBuf> {
         let path = self.path.join(format!("{number:03}.tasks"));
-        let text: String = tasks.iter().map(|task| format!("{task}\n")).collect();
-        fs::write(&path, text)?;
-        fs::create_dir_all(path.with_extension(""))?;
+        let lines: Vec<String> = tasks.iter().map(usize::to_string).collect();
+        let text = lines.join("\n") + "\n";
+        write_file(&path, &text)?;
+        let logs = path.with_extension("");
+        fs::create_dir_all(&logs)
+            .with_context(|| format!("create {}", logs.display()))
+            .map_err(usage)?;
         Ok(path)
     }
 }
@@ -366,6 +372,13 @@ pub fn last_logs(directory: &SweepDirectory, tasks: &[usize]) -> Result<BTreeMap
     Ok(logs)
 }
 
+/// Writes a small file of a submission.
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)
+        .with_context(|| format!("write {}", path.display()))
+        .map_err(usage)
+}
+
 /// Where the output of the task at `index` of a list goes.
 pub fn log_path(list: &Path, index: usize) -> PathBuf {
     list.with_extension("").join(format!("{index}.log"))
@@ -395,9 +408,9 @@ fn attempts_in(folder: &Path) -> Result<BTreeMap<usize, Vec<usize>>> {
             attempts.entry(task).or_default().push(attempt);
         }
     }
-    attempts
-        .values_mut()
-        .for_each(|attempts| attempts.sort_unstable());
+    for attempts in attempts.values_mut() {
+        attempts.sort_unstable();
+    }
     Ok(attempts)
 }
 
@@ -408,7 +421,11 @@ fn make_first_free(first: usize, path: impl Fn(usize) -> PathBuf) -> Result<Path
         match fs::create_dir(&path) {
             Ok(()) => return Ok(path),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(anyhow!(error).context(format!("create {}", path.display()))),
+            Err(error) => {
+                return Err(usage(
+                    anyhow!(error).context(format!("create {}", path.display())),
+                ));
+            }
         }
     }
     unreachable!("there are more numbers than directories")

@@ -105,7 +105,7 @@ impl Known {
             let lengths = dataset.sequences.iter().map(|sequence| sequence.bases.len());
             self.lengths.insert(key.clone(), lengths.collect());
         }
-        let (dimensions, parameters) = self.models[&configuration.model].clone();
+        let (dimensions, parameters) = self.models[&configuration.model];
         Ok(Sizes::new(plan, &dimensions, parameters, &self.lengths[&key]))
     }
 }
@@ -191,12 +191,14 @@ impl Sizes {
                     0.2 * budget + budget.max(plain) + 2.0 * plain
                 }
                 CellKind::Quality | CellKind::Sensitivity if configuration.synthetic => 0.0,
-                CellKind::Quality | CellKind::Sensitivity => 2.0 * logits,
                 CellKind::Layers => {
                     let share = configuration.layer_sequences as f64 / configuration.sequences.max(1) as f64;
                     2.0 * plain * share.min(1.0)
                 }
-                CellKind::ReverseComplement | CellKind::Binning => 2.0 * logits,
+                CellKind::Quality
+                | CellKind::Sensitivity
+                | CellKind::ReverseComplement
+                | CellKind::Binning => 2.0 * logits,
                 CellKind::Variants => 4.0 * configuration.variant_positions as f64 * logits,
             }
     }

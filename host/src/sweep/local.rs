@@ -18,7 +18,7 @@ use super::{
     directory::{log_path, read_list},
     executor::JobState,
 };
-use crate::{failure::usage, interrupt, run::Progress};
+use crate::{failure::usage, interrupt, printer, run::Progress};
 
 /// Held while tasks run here; tells the process and its machine.
 const LOCK_FILE: &str = ".local.lock";
@@ -53,6 +53,11 @@ impl Executor for Local {
         };
         lock.set_len(0)?;
         write!(lock, "{} {}", std::process::id(), node())?;
+        if options.jobs.is_some_and(|jobs| jobs.get() > 1) && !options.quiet {
+            printer::note(
+                "warning: tasks at once share this machine and disturb each other's speeds; quality is not concerned",
+            );
+        }
         let round = directory.new_round()?;
         let list = round.write_list(0, &tasks.iter().map(|task| task.task).collect::<Vec<_>>())?;
         let mut progress = Progress::new(tasks.len(), options.quiet, "tasks");

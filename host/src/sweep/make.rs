@@ -386,10 +386,11 @@ fn new_id() -> String {
         std::process::id(),
         rustix::system::uname().nodename().to_string_lossy()
     );
-    Sha256::digest(text.as_bytes())[..4]
+    let digest = Sha256::digest(text.as_bytes());
+    let number = digest[..4]
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(0, |number, &byte| number << 8 | u32::from(byte));
+    format!("{number:08x}")
 }
 
 fn new_sweep(plan: &SweepPlan, executor: ExecutorKind) -> Result<Sweep> {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::failure::usage;
 
 /// A controller that is gone keeps its clients waiting; longer than this is no answer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs a command, and returns what it printed.
 ///

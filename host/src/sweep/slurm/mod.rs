@@ -9,11 +9,14 @@ mod command;
 mod queue;
 mod script;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{Executor, Flight, Submission, SubmitOptions, Sweep, SweepDirectory, directory::Round};
+use super::{
+    Executor, Flight, Submission, SubmitOptions, Sweep, SweepDirectory,
+    directory::{Round, write_file},
+};
 use crate::{failure::usage, printer};
 
 /// Slurm's own default of MaxArraySize, for a dry run where there is no Slurm.
@@ -38,9 +41,9 @@ impl Executor for Slurm {
         let mut submitted = 0;
         for (group, list, count) in write_lists(&round, tasks, size)? {
             let script = list.with_extension("sh");
-            fs::write(
+            write_file(
                 &script,
-                script::array(directory, sweep, group, &list, count, options),
+                &script::array(directory, sweep, group, &list, count, options),
             )?;
             let throttled = options.throttle.or(sweep.slurm.throttle).is_some();
             // One array after the other, or the limit would hold for each of them.
@@ -52,7 +55,7 @@ impl Executor for Slurm {
             match command::submit(&script, &after) {
                 Ok(job) => {
                     submitted += count;
-                    fs::write(list.with_extension("job"), format!("{job}\n"))?;
+                    write_file(&list.with_extension("job"), &format!("{job}\n"))?;
                     last_of_group.insert(group, job.clone());
                     jobs.push(job);
                 }
@@ -60,7 +63,7 @@ impl Executor for Slurm {
                     // Tasks that no job knows must not look as if one did.
                     fs::remove_file(&list)?;
                     if submitted > 0 {
-                        self.submit_collect(directory, sweep, &round, &jobs, options)?;
+                        submit_collect(directory, sweep, &round, &jobs, options)?;
                     }
                     return Err(error.context(format!(
                         "{submitted} of {} tasks were submitted; `qbench sweep resume {}` submits the rest when the \
@@ -86,7 +89,7 @@ impl Executor for Slurm {
         );
         jobs.sort_unstable();
         jobs.dedup();
-        self.submit_collect(directory, sweep, &round, &jobs, options)
+        submit_collect(directory, sweep, &round, &jobs, options)
     }
 
     fn flight(&self, directory: &SweepDirectory, _sweep: &Sweep) -> Result<Flight> {
@@ -120,27 +123,24 @@ impl Executor for Slurm {
     }
 }
 
-impl Slurm {
-    /// Submits the job that merges and analyses when all others are over.
-    fn submit_collect(
-        &self,
-        directory: &SweepDirectory,
-        sweep: &Sweep,
-        round: &Round,
-        after: &[String],
-        options: &SubmitOptions,
-    ) -> Result<()> {
-        let script = round.path.join("collect.sh");
-        fs::write(&script, script::collect(directory, sweep, round))?;
-        let job = command::submit(&script, &after.iter().collect::<Vec<_>>()).context(
-            "the tasks are on their way, but not the job that collects: run `qbench sweep collect` later",
-        )?;
-        fs::write(script.with_extension("job"), format!("{job}\n"))?;
-        if !options.quiet {
-            printer::note(&format!("job {job} collects and analyses when they are over"));
-        }
-        Ok(())
+/// Submits the job that merges and analyses when all others are over.
+fn submit_collect(
+    directory: &SweepDirectory,
+    sweep: &Sweep,
+    round: &Round,
+    after: &[String],
+    options: &SubmitOptions,
+) -> Result<()> {
+    let script = round.path.join("collect.sh");
+    write_file(&script, &script::collect(directory, sweep, round))?;
+    let job = command::submit(&script, &after.iter().collect::<Vec<_>>()).context(
+        "the tasks are on their way, but not the job that collects: run `qbench sweep collect` later",
+    )?;
+    write_file(&script.with_extension("job"), &format!("{job}\n"))?;
+    if !options.quiet {
+        printer::note(&format!("job {job} collects and analyses when they are over"));
     }
+    Ok(())
 }
 
 /// Lists of tasks of one group each, small enough for an array: the group, the file, and how many.
@@ -193,20 +193,26 @@ pub fn dry_run(
         number: 1,
         path: directory.path().join("rounds/0001"),
     };
+    // Writing to a string cannot fail.
     let mut text = String::new();
     let mut shown = None;
     let chunks = chunks(tasks, size);
     for (number, (group, tasks)) in chunks.iter().enumerate() {
         let list = round.path.join(format!("{number:03}.tasks"));
-        text += &format!("$ sbatch --parsable {}\n", list.with_extension("sh").display());
+        let _ = writeln!(
+            text,
+            "$ sbatch --parsable {}",
+            list.with_extension("sh").display()
+        );
         if shown != Some(group) {
             shown = Some(group);
             text += &script::array(directory, sweep, *group, &list, tasks.len(), options);
             text += "\n";
         }
     }
-    text += &format!(
-        "$ sbatch --parsable --dependency=afterany:JOBS {}\n",
+    let _ = writeln!(
+        text,
+        "$ sbatch --parsable --dependency=afterany:JOBS {}",
         round.path.join("collect.sh").display()
     );
     text += &script::collect(directory, sweep, &round);

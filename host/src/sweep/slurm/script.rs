@@ -82,11 +82,19 @@ pub(super) fn collect(directory: &SweepDirectory, sweep: &Sweep, round: &Round) 
 }
 
 fn head(options: &[String]) -> String {
-    let lines: String = options
-        .iter()
-        .map(|option| format!("#SBATCH {}\n", option.trim().trim_start_matches("#SBATCH").trim()))
-        .collect();
-    format!("#!/bin/bash\n{lines}set -e\n")
+    let mut text = "#!/bin/bash
+"
+    .to_owned();
+    for option in options {
+        let option = option.trim().trim_start_matches("#SBATCH").trim();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "#SBATCH {option}");
+    }
+    text.push_str(
+        "set -e
+",
+    );
+    text
 }
 
 fn push_lines(text: &mut String, lines: &str) {
