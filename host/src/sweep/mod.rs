@@ -1,6 +1,6 @@
 //! Sweeps: many runs, cut into tasks that an executor runs, here or on a cluster, and merged again.
 //!
-//! What a sweep is and how far it has come is in its directory ([`directory`]) and nowhere else: every command starts
+//! What a sweep is and how far it has come is in its directory (`directory.rs`) and nowhere else: every command starts
 //! from there, on any machine that sees it. Results are the truth; an executor is only asked which tasks are still under
 //! way, and why one ended.
 

@@ -1,8 +1,9 @@
 // What tch does not offer: memory that is counted, streams, events, the version.
 //
-// Only libc10's interfaces are used, which libtorch_cuda implements when it is there: nothing here needs CUDA to compile,
-// to link, or to load. No exception leaves a function: each gives 0, or 1 with the reason in `reason()`.
+// Only interfaces of libc10 and libtorch_cpu are used, which libtorch_cuda implements when it is there: nothing here needs
+// CUDA to compile, to link, or to load. No exception leaves a function: each gives 0, or 1 with the reason in `reason()`.
 
+#include <ATen/Context.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
@@ -130,6 +131,11 @@ int qbench_torch_cuda_stream(int device, void** stream) {
     c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
     *stream = guard.getStreamNativeHandle(guard.getStream(cuda_device(device)));
   });
+}
+
+// Whether attention may be cuDNN's.
+void qbench_torch_cuda_cudnn_attention(int allowed) {
+  at::globalContext().setSDPUseCuDNN(allowed != 0);
 }
 
 // An event with a time.

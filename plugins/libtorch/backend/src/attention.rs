@@ -4,7 +4,7 @@ use qbench_architectures::AttentionShape;
 use qbench_sdk::Result;
 use tch::{Device, Kind, Tensor};
 
-use crate::error::Named;
+use crate::{error::Named, native};
 
 /// The sequences of one pass.
 pub(crate) struct Sequences<'a> {
@@ -147,6 +147,10 @@ pub(crate) fn attention(
         };
         tensor.f_transpose(1, 2).op("transpose")
     };
+    if q.device().is_cuda() {
+        // cuDNN's kernel is planned anew for each length, some 40 ms: too much for one more position.
+        native::allow_cudnn_attention(q.size()[2] == keys.size()[1]);
+    }
     let mut out = Tensor::f_scaled_dot_product_attention(
         &q,
         &head_major(keys)?,

@@ -31,6 +31,7 @@ unsafe extern "C" {
     fn qbench_torch_cuda_reset_peak(device: c_int) -> c_int;
     fn qbench_torch_cuda_set_device(device: c_int) -> c_int;
     fn qbench_torch_cuda_stream(device: c_int, stream: *mut *mut c_void) -> c_int;
+    fn qbench_torch_cuda_cudnn_attention(allowed: c_int);
     fn qbench_torch_cuda_event(event: *mut *mut RawEvent) -> c_int;
     fn qbench_torch_cuda_event_free(event: *mut RawEvent);
     fn qbench_torch_cuda_event_record(event: *mut RawEvent, device: c_int) -> c_int;
@@ -140,6 +141,12 @@ pub(crate) fn synchronize(device: usize) -> Result<()> {
         unsafe { qbench_torch_cuda_synchronize(device as c_int) },
         "synchronize",
     )
+}
+
+/// Whether torch may choose cuDNN's attention, from here on.
+pub(crate) fn allow_cudnn_attention(allowed: bool) {
+    // SAFETY: sets a flag of the process, which torch's attention reads; only this library runs it.
+    unsafe { qbench_torch_cuda_cudnn_attention(c_int::from(allowed)) }
 }
 
 /// A moment in the order of a GPU's stream.

@@ -192,8 +192,10 @@ fn products_of_dense_weights() {
                     let linear = load(&context, &stored, bias);
                     let truth = product(&x, &weight, cols, bias);
                     let out = linear.forward(&context, &input, context.kind()).unwrap();
-                    // f32 sums of up to 2000 products of size 1, and one rounding.
-                    assert_close(&read(&out), &truth, rounding(precision) + 4e-6, &what);
+                    // f32 sums of up to 2000 products of size 1, and one rounding; on a GPU three, since torch lets cuBLAS
+                    // split a sum and add the parts in the precision.
+                    let roundings = if context.device.is_cuda() { 3.0 } else { 1.0 };
+                    assert_close(&read(&out), &truth, roundings * rounding(precision) + 4e-6, &what);
                     let logits = linear.forward(&context, &input, Kind::Float).unwrap();
                     assert_close(&read(&logits), &truth, 4e-6, &format!("{what}, as f32"));
                 }
