@@ -39,7 +39,8 @@ fn columns_are_the_originals_in_order_then_ours() {
          batch_ms_min,batch_ms_max,batch_ms_p90,batch_ms_p99,batch_outliers,device_ms_median,tokens_per_s_median,\
          bases_per_s_median,timing,warmup_s,warmup_settled,declared_GB,workspace_GB,bits_per_weight,\
          system_static_GB,process_peak_GB,energy_source,energy_counter_J,energy_integrated_J,energy_net_J,\
-         idle_before_W,idle_after_W,J_per_token_net,J_per_Mbp_net,sm_clock_MHz,temperature_C,throttle\n"
+         idle_before_W,idle_after_W,J_per_token_net,J_per_Mbp_net,sm_clock_MHz,temperature_C,throttle,\
+         workload,ttft_ms_median,tpot_ms_median,generated_tokens\n"
     );
 }
 

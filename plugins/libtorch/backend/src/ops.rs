@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 
 use qbench_architectures::{AttentionShape, Loaded, Ops, Pass};
 use qbench_sdk::{
-    Error, Layout, Result, StoredTensor,
+    DType, Error, Layout, Result, StoredTensor,
     backend::{Execution, Memory},
+    narrow, widen,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -169,53 +170,44 @@ impl TorchOps {
     }
 }
 
-/// A vector of weights, rounded to the precision.
-pub(crate) struct Vector {
-    /// f32
-    values: Tensor,
-    /// The precision.
-    rounded: Tensor,
-}
-
 impl Ops for TorchOps {
     type Tensor = Tensor;
-    type Vector = Vector;
+    /// In f32, rounded to the precision.
+    type Vector = Tensor;
     type Linear = Linear;
     type Cache = KeyValues;
     type Tokens = Tokens;
     type Pooled = Tensor;
 
-    fn load_vector(&mut self, vector: Box<dyn StoredTensor>) -> Result<Loaded<Vector>> {
+    fn load_vector(&mut self, vector: Box<dyn StoredTensor>) -> Result<Loaded<Tensor>> {
         let (Some(dense), Layout::Dense(layout)) = (vector.dense(), vector.layout()) else {
             return Err(Error::Unsupported(format!(
                 "a vector in layout {}; only dense floats are known",
                 vector.layout().kind()
             )));
         };
-        let mut bytes = vec![0; layout.cols * self.context.precision.size()];
+        let mut rounded = vec![0; layout.cols * self.context.precision.size()];
         let mut values = vec![0.0; layout.cols];
         dense.read_row(0, &mut values)?;
-        qbench_sdk::narrow(&values, self.context.precision, &mut bytes)?;
-        let rounded = upload(
-            &bytes,
+        narrow(&values, self.context.precision, &mut rounded)?;
+        widen(&rounded, self.context.precision, &mut values)?;
+        let value = upload(
+            bytemuck::cast_slice(&values),
             &[layout.cols as i64],
-            self.context.precision,
+            DType::F32,
             self.context.device,
         )?;
-        let values = rounded.f_to_kind(Kind::Float).op("to f32")?;
-        // In f32 both are the same memory.
-        let bytes = if values.kind() == rounded.kind() { 4 } else { 6 } * layout.cols;
         Ok(Loaded {
-            value: Vector { values, rounded },
-            bytes: bytes as u64,
+            value,
+            bytes: (layout.cols * size_of::<f32>()) as u64,
             execution: Execution::Native {
                 kernel: "f32".to_owned(),
             },
         })
     }
 
-    fn load_linear(&mut self, weight: Box<dyn StoredTensor>, bias: Option<Vector>) -> Result<Loaded<Linear>> {
-        Linear::load(&self.context, weight, bias.map(|bias| bias.values))
+    fn load_linear(&mut self, weight: Box<dyn StoredTensor>, bias: Option<Tensor>) -> Result<Loaded<Linear>> {
+        Linear::load(&self.context, weight, bias)
     }
 
     fn new_cache(&self, _batch: usize, _shape: &AttentionShape) -> Result<KeyValues> {
@@ -249,18 +241,18 @@ impl Ops for TorchOps {
         table.gather(&self.context, &tokens.ids)
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &Vector, eps: f32) -> Result<Tensor> {
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         if let Some(gpu) = &self.context.gpu {
-            return gpu.rms_norm(x, None, &weight.values, eps);
+            return gpu.rms_norm(x, None, weight, eps);
         }
-        let width = weight.rounded.size();
-        x.f_rms_norm(width.as_slice(), Some(&weight.rounded), f64::from(eps))
+        let weight = weight.f_to_kind(x.kind()).op("to the precision")?;
+        x.f_rms_norm(weight.size(), Some(&weight), f64::from(eps))
             .op("rms_norm")
     }
 
-    fn add_rms_norm(&self, x: Tensor, y: &Tensor, weight: &Vector, eps: f32) -> Result<(Tensor, Tensor)> {
+    fn add_rms_norm(&self, x: Tensor, y: &Tensor, weight: &Tensor, eps: f32) -> Result<(Tensor, Tensor)> {
         if let Some(gpu) = &self.context.gpu {
-            let normed = gpu.rms_norm(&x, Some(y), &weight.values, eps)?;
+            let normed = gpu.rms_norm(&x, Some(y), weight, eps)?;
             return Ok((x, normed));
         }
         let sum = self.add(x, y)?;
