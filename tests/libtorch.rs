@@ -163,6 +163,20 @@ fn a_run_gives_every_mode_a_row_and_compares_with_another_backend() {
     }
 }
 
+/// In a half precision, what is held has to be what layouts declare, or rows are invalid.
+#[test]
+fn a_run_in_bf16_is_valid() {
+    let Some(file) = plugin() else { return };
+    let results = tempfile::tempdir().unwrap();
+    let output = small_run(results.path())
+        .env("LIBTORCH", torch_folder())
+        .env("QBENCH_PLUGIN_PATH", file.parent().unwrap())
+        .args(["--backend", "libtorch", "--precision", "bfloat16"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
 #[test]
 fn too_little_memory_is_the_row_of_a_cell() {
     let Some(file) = plugin() else { return };
