@@ -45,12 +45,13 @@ pub struct SweepSubmitArgs {
     pub jobs: Option<NonZeroUsize>,
     /// GPUs to give out, one a task, by number or UUID, for --executor local [default: one task at a time, on the GPUs
     /// that are visible].
-    #[arg(long, value_name = "GPU", num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "GPU,...", value_delimiter = ',')]
     pub gpus: Vec<String>,
     /// Tasks of a group at once at most, for --executor slurm.
     #[arg(long, value_name = "N", value_parser = at_least::<1>)]
     pub throttle: Option<usize>,
-    /// An option of sbatch, such as --sbatch=--time=4:00:00, which prevails over the plan's; repeatable.
+    /// An option of sbatch, such as --sbatch=--time=4:00:00, for every job, which prevails over the plan's (but for those of
+    /// the job that merges); repeatable.
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub sbatch: Vec<String>,
 }

@@ -18,9 +18,8 @@ use crate::{
     failure::{self, usage},
     interrupt, printer,
     sweep::{
-        Collection, Draft, DraftOptions, Executor, ExecutorKind, Submission, SubmitOptions, Sweep,
-        SweepDirectory, SweepEstimate, SweepStatus, collect, dry_run, estimate, executor, last_logs,
-        run_task,
+        Collection, Draft, DraftOptions, ExecutorKind, Submission, SubmitOptions, Sweep, SweepDirectory,
+        SweepEstimate, SweepStatus, cancel, collect, dry_run, estimate, executor, last_logs, run_task,
     },
 };
 
@@ -36,7 +35,7 @@ pub(super) fn sweep(arguments: SweepArgs, output: &OutputArgs) -> Result<ExitCod
         Some(SweepCommand::Status(sweep)) => status(&sweep.dir, output),
         Some(SweepCommand::Watch { sweep, interval }) => watch(&sweep.dir, interval, output),
         Some(SweepCommand::Logs { sweep, task, lines }) => logs(&sweep.dir, task, lines),
-        Some(SweepCommand::Cancel(sweep)) => cancel(&sweep.dir),
+        Some(SweepCommand::Cancel(sweep)) => stop(&sweep.dir),
         Some(SweepCommand::Resume {
             sweep,
             executor,
@@ -71,7 +70,7 @@ pub(super) fn sweep(arguments: SweepArgs, output: &OutputArgs) -> Result<ExitCod
 
 fn start(arguments: &SweepStartArgs, output: &OutputArgs) -> Result<ExitCode> {
     let plan = arguments.plan.as_deref().context("clap asks for a plan")?;
-    let options = submit_options(&arguments.submit, output);
+    let options = submit_options(&arguments.submit, arguments.executor, output)?;
     let draft = Draft::resolve(
         plan,
         DraftOptions {
@@ -91,6 +90,7 @@ fn start(arguments: &SweepStartArgs, output: &OutputArgs) -> Result<ExitCode> {
         return show_draft(&draft, &path, &options, output);
     }
     let directory = draft.write(&path)?;
+    let lock = submit_lock(&directory)?;
     let sweep = &draft.sweep;
     if !output.quiet {
         printer::note(&format!(
@@ -100,7 +100,7 @@ fn start(arguments: &SweepStartArgs, output: &OutputArgs) -> Result<ExitCode> {
         printer::note(&format!("in       {}", directory.path().display()));
     }
     let tasks = submissions(&draft);
-    submit(&directory, sweep, arguments.executor, &tasks, &options, output)
+    submit(&directory, lock, arguments.executor, &tasks, &options, output)
 }
 
 fn submissions(draft: &Draft) -> Vec<Submission> {
@@ -115,36 +115,76 @@ fn submissions(draft: &Draft) -> Vec<Submission> {
         .collect()
 }
 
-fn submit_options(arguments: &SweepSubmitArgs, output: &OutputArgs) -> SubmitOptions {
-    SubmitOptions {
+/// Only one process submits tasks of a sweep at a time, or tasks that are about to be submitted would look as if they had
+/// stopped.
+fn submit_lock(directory: &SweepDirectory) -> Result<fs::File> {
+    directory.lock(".submit.lock")?.ok_or_else(|| {
+        usage(anyhow!(
+            "another `qbench sweep` is at work on {}: wait for it, or `qbench sweep cancel` it",
+            directory.path().display()
+        ))
+    })
+}
+
+/// The options for an executor of this kind.
+///
+/// # Errors
+/// Some are for the other kind only.
+fn submit_options(
+    arguments: &SweepSubmitArgs,
+    kind: ExecutorKind,
+    output: &OutputArgs,
+) -> Result<SubmitOptions> {
+    let (of_the_other, other) = match kind {
+        ExecutorKind::Local => (
+            [
+                ("--throttle", arguments.throttle.is_some()),
+                ("--sbatch", !arguments.sbatch.is_empty()),
+            ],
+            "slurm",
+        ),
+        ExecutorKind::Slurm => (
+            [
+                ("--jobs", arguments.jobs.is_some()),
+                ("--gpus", !arguments.gpus.is_empty()),
+            ],
+            "local",
+        ),
+    };
+    if let Some((name, _)) = of_the_other.iter().find(|(_, given)| *given) {
+        return Err(usage(anyhow!("{name} is an option for --executor {other} only")));
+    }
+    Ok(SubmitOptions {
         jobs: arguments.jobs,
         gpus: arguments.gpus.clone(),
         throttle: arguments.throttle,
         sbatch: arguments.sbatch.clone(),
         quiet: output.quiet,
-    }
+    })
 }
 
 /// Submits tasks; where they are over then, merges them.
 fn submit(
     directory: &SweepDirectory,
-    sweep: &Sweep,
+    lock: fs::File,
     kind: ExecutorKind,
     tasks: &[Submission],
     options: &SubmitOptions,
     output: &OutputArgs,
 ) -> Result<ExitCode> {
-    let executor = executor(kind);
+    let (executor, sweep) = (executor(kind), directory.sweep()?);
     let shown = directory.path().display();
     if executor.is_detached() {
-        executor.submit(directory, sweep, tasks, options)?;
+        executor.submit(directory, &sweep, tasks, options)?;
         if !output.quiet {
             printer::note(&format!("`qbench sweep status {shown}` tells how far it is"));
         }
         return Ok(ExitCode::from(failure::OK));
     }
+    // They run under a lock of their own, and others may look.
+    drop(lock);
     interrupt::install()?;
-    executor.submit(directory, sweep, tasks, options)?;
+    executor.submit(directory, &sweep, tasks, options)?;
     if let Some(signal) = interrupt::pending() {
         printer::note(&format!(
             "stopped by signal {signal}; finished cells are kept: `qbench sweep resume {shown}` goes on"
@@ -215,17 +255,15 @@ fn duration(seconds: f64) -> String {
     text
 }
 
-/// What is known of a sweep, and its executor.
-fn read(path: &Path) -> Result<(SweepDirectory, Sweep, Box<dyn Executor>)> {
+fn read(path: &Path) -> Result<(SweepDirectory, Sweep)> {
     let directory = SweepDirectory::open(path)?;
     let sweep = directory.sweep()?;
-    let executor = executor(sweep.executor);
-    Ok((directory, sweep, executor))
+    Ok((directory, sweep))
 }
 
 fn status(path: &Path, output: &OutputArgs) -> Result<ExitCode> {
-    let (directory, sweep, executor) = read(path)?;
-    let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
+    let (directory, sweep) = read(path)?;
+    let status = SweepStatus::read(&directory)?;
     print_status(&status, &sweep, output)?;
     Ok(verdict(&status))
 }
@@ -257,10 +295,10 @@ fn verdict(status: &SweepStatus) -> ExitCode {
 }
 
 fn watch(path: &Path, interval: f64, output: &OutputArgs) -> Result<ExitCode> {
-    let (directory, sweep, executor) = read(path)?;
+    let (directory, sweep) = read(path)?;
     interrupt::install()?;
     loop {
-        let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
+        let status = SweepStatus::read(&directory)?;
         print_status(&status, &sweep, output)?;
         if !status.is_under_way() {
             return Ok(verdict(&status));
@@ -277,10 +315,22 @@ fn watch(path: &Path, interval: f64, output: &OutputArgs) -> Result<ExitCode> {
 }
 
 fn logs(path: &Path, tasks: Vec<usize>, lines: usize) -> Result<ExitCode> {
-    let (directory, sweep, executor) = read(path)?;
+    /// More tasks than this are counted only.
+    const NAMED: usize = 20;
+    let (directory, sweep) = read(path)?;
+    if let Some(task) = tasks.iter().find(|&&task| task >= sweep.tasks) {
+        return Err(usage(anyhow!(
+            "{} has no task {task}: its tasks are 0 to {}",
+            directory.path().display(),
+            sweep.tasks - 1
+        )));
+    }
+    let mut more = 0;
     let tasks = if tasks.is_empty() {
-        let status = SweepStatus::read(&directory, &sweep, executor.as_ref())?;
-        status.unfinished.iter().map(|task| task.task).collect()
+        let status = SweepStatus::read(&directory)?;
+        more = status.unfinished.len().saturating_sub(NAMED);
+        let unfinished = status.unfinished.iter().take(NAMED);
+        unfinished.map(|task| task.task).collect()
     } else {
         tasks
     };
@@ -298,12 +348,20 @@ fn logs(path: &Path, tasks: Vec<usize>, lines: usize) -> Result<ExitCode> {
             printer::out(line);
         }
     }
+    if more > 0 {
+        printer::note(&format!("{more} more tasks are not finished: --task names one"));
+    }
     Ok(ExitCode::from(failure::OK))
 }
 
-fn cancel(path: &Path) -> Result<ExitCode> {
-    let (directory, sweep, executor) = read(path)?;
-    printer::out(&executor.cancel(&directory, &sweep)?);
+fn stop(path: &Path) -> Result<ExitCode> {
+    let done = cancel(&SweepDirectory::open(path)?)?;
+    for line in &done {
+        printer::out(line);
+    }
+    if done.is_empty() {
+        printer::out("nothing is under way");
+    }
     Ok(ExitCode::from(failure::OK))
 }
 
@@ -313,17 +371,14 @@ fn resume(
     arguments: &SweepSubmitArgs,
     output: &OutputArgs,
 ) -> Result<ExitCode> {
-    let (directory, sweep, began_with) = read(path)?;
-    let Some(_lock) = directory.lock(".submit.lock")? else {
-        return Err(usage(anyhow!(
-            "another `qbench sweep resume` of {} is at work",
-            path.display()
-        )));
-    };
-    let mut status = SweepStatus::read(&directory, &sweep, began_with.as_ref())?;
-    if began_with.is_detached() && status.tasks.stopped > 0 {
+    let (directory, sweep) = read(path)?;
+    let kind = kind.unwrap_or(sweep.executor);
+    let options = submit_options(arguments, kind, output)?;
+    let lock = submit_lock(&directory)?;
+    let mut status = SweepStatus::read(&directory)?;
+    if status.in_queue.is_some() && status.tasks.stopped > 0 {
         thread::sleep(SECOND_LOOK);
-        status = SweepStatus::read(&directory, &sweep, began_with.as_ref())?;
+        status = SweepStatus::read(&directory)?;
     }
     if let Some(reason) = &status.unknown {
         return Err(usage(anyhow!(
@@ -334,21 +389,18 @@ fn resume(
     let tasks = status.to_submit();
     if tasks.is_empty() {
         if status.is_under_way() {
+            if status.lacks_collector() {
+                // Whoever submitted the tasks did not come so far.
+                printer::note("all that is left is under way");
+                return submit(&directory, lock, kind, &tasks, &options, output);
+            }
             printer::note("all that is left is under way: nothing was submitted");
             return Ok(ExitCode::from(failure::OK));
         }
         let collection = collect(&directory, &directory.results(), true)?;
         return print_collection(&collection, output);
     }
-    let options = submit_options(arguments, output);
-    submit(
-        &directory,
-        &sweep,
-        kind.unwrap_or(sweep.executor),
-        &tasks,
-        &options,
-        output,
-    )
+    submit(&directory, lock, kind, &tasks, &options, output)
 }
 
 fn print_collection(collection: &Collection, output: &OutputArgs) -> Result<ExitCode> {

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::ExecutorKind;
-use crate::{failure::usage, run::write_json};
+use crate::{failure::usage, printer, run::write_json};
 
 const SWEEP_FILE: &str = "sweep.json";
 const TASKS_FILE: &str = "tasks.jsonl";
@@ -78,13 +78,6 @@ pub struct TaskLine {
     pub configuration: usize,
     pub group: usize,
     pub cells: Vec<Cell>,
-}
-
-/// A submission.
-#[derive(Clone, Debug)]
-pub struct Round {
-    pub number: usize,
-    pub path: PathBuf,
 }
 
 /// The directory of a sweep.
@@ -266,46 +259,36 @@ impl SweepDirectory {
         make_first_free(first, |attempt| attempt_path(&folder, task, attempt))
     }
 
-    /// A new round, made exclusively.
-    pub fn new_round(&self) -> Result<Round> {
-        let rounds = self.path.join("rounds");
-        fs::create_dir_all(&rounds)
-            .with_context(|| format!("create {}", rounds.display()))
-            .map_err(usage)?;
-        let first = self.rounds()?.last().map_or(1, |last| last.number + 1);
-        let path = make_first_free(first, |number| rounds.join(format!("{number:04}")))?;
-        let number = number_of(&path).unwrap_or(first);
-        Ok(Round { number, path })
-    }
-
-    /// The rounds so far.
-    pub fn rounds(&self) -> Result<Vec<Round>> {
-        let mut rounds: Vec<Round> = entries(&self.path.join("rounds"))?
-            .into_iter()
-            .filter_map(|path| {
-                let number = number_of(&path)?;
-                Some(Round { number, path })
-            })
-            .collect();
-        rounds.sort_by_key(|round| round.number);
-        Ok(rounds)
-    }
-
     /// Takes a lock that lives as long as the file that is returned; `None` when another process holds it.
     pub fn lock(&self, name: &str) -> Result<Option<File>> {
         let file = self.lock_file(name)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(anyhow!(error).context(format!("lock {name}"))),
+            Err(TryLockError::Error(error)) => self.without_lock(name, error).map(|()| Some(file)),
         }
     }
 
     /// Takes a lock as soon as no other process holds it.
     pub fn wait_for_lock(&self, name: &str) -> Result<File> {
         let file = self.lock_file(name)?;
-        file.lock().with_context(|| format!("lock {name}"))?;
-        Ok(file)
+        match file.lock() {
+            Ok(()) => Ok(file),
+            Err(error) => self.without_lock(name, error).map(|()| file),
+        }
+    }
+
+    /// Some file systems of clusters are mounted without locks. Results are safe there as well, since nothing is written
+    /// by two processes, and merged files are renamed when they are whole.
+    fn without_lock(&self, name: &str, error: std::io::Error) -> Result<()> {
+        if error.kind() != std::io::ErrorKind::Unsupported {
+            return Err(usage(error).context(format!("lock {}", self.path.join(name).display())));
+        }
+        printer::note(&format!(
+            "warning: the file system of {} has no locks: start one `qbench sweep` on it at a time",
+            self.path.display()
+        ));
+        Ok(())
     }
 
     fn lock_file(&self, name: &str) -> Result<File> {
@@ -320,68 +303,6 @@ impl SweepDirectory {
             .with_context(|| format!("open {}", path.display()))
             .map_err(usage)
     }
-}
-
-impl Round {
-    /// Lists of tasks, one a job array, in the order in which they were submitted.
-    pub fn lists(&self) -> Result<Vec<PathBuf>> {
-        let mut lists = entries(&self.path)?;
-        lists.retain(|path| path.extension().is_some_and(|extension| extension == "tasks"));
-        lists.sort();
-        Ok(lists)
-    }
-
-    /// Writes a list of tasks, and makes the folder of their logs.
-    pub fn write_list(&self, number: usize, tasks: &[usize]) -> Result<PathBuf> {
-        let path = self.path.join(format!("{number:03}.tasks"));
-        let lines: Vec<String> = tasks.iter().map(usize::to_string).collect();
-        let text = lines.join("\n") + "\n";
-        write_file(&path, &text)?;
-        let logs = path.with_extension("");
-        fs::create_dir_all(&logs)
-            .with_context(|| format!("create {}", logs.display()))
-            .map_err(usage)?;
-        Ok(path)
-    }
-}
-
-/// The tasks of a list, in order.
-pub fn read_list(path: &Path) -> Result<Vec<usize>> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    text.lines()
-        .map(|line| {
-            line.parse()
-                .with_context(|| format!("{}: `{line}`", path.display()))
-        })
-        .collect()
-}
-
-/// The latest log of each of `tasks` that has one.
-pub fn last_logs(directory: &SweepDirectory, tasks: &[usize]) -> Result<BTreeMap<usize, PathBuf>> {
-    let mut logs = BTreeMap::new();
-    for round in directory.rounds()? {
-        for list in round.lists()? {
-            for (index, task) in read_list(&list)?.into_iter().enumerate() {
-                let log = log_path(&list, index);
-                if tasks.contains(&task) && log.exists() {
-                    logs.insert(task, log);
-                }
-            }
-        }
-    }
-    Ok(logs)
-}
-
-/// Writes a small file of a submission.
-pub fn write_file(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text)
-        .with_context(|| format!("write {}", path.display()))
-        .map_err(usage)
-}
-
-/// Where the output of the task at `index` of a list goes.
-pub fn log_path(list: &Path, index: usize) -> PathBuf {
-    list.with_extension("").join(format!("{index}.log"))
 }
 
 fn attempt_path(folder: &Path, task: usize, attempt: usize) -> PathBuf {
@@ -415,7 +336,7 @@ fn attempts_in(folder: &Path) -> Result<BTreeMap<usize, Vec<usize>>> {
 }
 
 /// Makes the first directory from `first` on that is not there; of several processes at once, each gets its own.
-fn make_first_free(first: usize, path: impl Fn(usize) -> PathBuf) -> Result<PathBuf> {
+pub(super) fn make_first_free(first: usize, path: impl Fn(usize) -> PathBuf) -> Result<PathBuf> {
     for number in first.. {
         let path = path(number);
         match fs::create_dir(&path) {
@@ -432,7 +353,7 @@ fn make_first_free(first: usize, path: impl Fn(usize) -> PathBuf) -> Result<Path
 }
 
 /// The paths in a directory; none of one that is not there.
-fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     match fs::read_dir(path) {
         Ok(entries) => entries
             .map(|entry| Ok(entry.with_context(|| format!("list {}", path.display()))?.path()))
@@ -440,10 +361,6 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(anyhow!(error).context(format!("list {}", path.display()))),
     }
-}
-
-fn number_of(path: &Path) -> Option<usize> {
-    path.file_name()?.to_str()?.parse().ok()
 }
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<TaskLine>> + use<>> {

@@ -60,13 +60,17 @@ pub struct Flight {
     pub ended: BTreeMap<usize, JobState>,
     /// The job that merges, where it is waiting or running.
     pub collecting: Option<JobState>,
+    /// How many of the tasks are in a queue, where one was asked. It may know of a job only a little after it was
+    /// submitted.
+    pub in_queue: Option<usize>,
     /// Why the executor could not be asked: nothing is known then, least of all that a task is over.
     pub unknown: Option<String>,
 }
 
 /// Runs tasks of a sweep, or has them run.
 pub trait Executor {
-    /// Submits tasks. The local executor returns when they are over, and says how many failed.
+    /// Submits tasks, and what merges them when they and those that are under way here are over; without tasks, only that.
+    /// The local executor returns when they are over.
     ///
     /// # Errors
     /// Tasks cannot be submitted; the message says which are on their way all the same.
@@ -78,14 +82,31 @@ pub trait Executor {
         options: &SubmitOptions,
     ) -> Result<()>;
 
-    /// What is under way.
-    fn flight(&self, directory: &SweepDirectory, sweep: &Sweep) -> Result<Flight>;
+    /// What is under way here.
+    fn flight(&self, directory: &SweepDirectory) -> Result<Flight>;
 
-    /// Stops what is under way; says what was done.
-    fn cancel(&self, directory: &SweepDirectory, sweep: &Sweep) -> Result<String>;
+    /// Stops what is under way here; says what was done, or nothing where there was nothing to do.
+    fn cancel(&self, directory: &SweepDirectory) -> Result<Option<String>>;
 
     /// Whether `submit` returns while tasks still run, and arranges that they are merged.
     fn is_detached(&self) -> bool;
+}
+
+/// What is under way, whoever runs it: a sweep may have begun on a cluster and go on here.
+pub(super) fn flight(directory: &SweepDirectory) -> Result<Flight> {
+    let mut flight = Slurm.flight(directory)?;
+    flight.under_way.extend(Local.flight(directory)?.under_way);
+    Ok(flight)
+}
+
+/// Stops what is under way, whoever runs it; says what was done.
+pub fn cancel(directory: &SweepDirectory) -> Result<Vec<String>> {
+    let executors: [&dyn Executor; 2] = [&Local, &Slurm];
+    let mut done = Vec::new();
+    for executor in executors {
+        done.extend(executor.cancel(directory)?);
+    }
+    Ok(done)
 }
 
 /// The executor of a kind.

@@ -4,7 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read, Seek, Write},
     num::NonZeroUsize,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -14,13 +14,13 @@ use anyhow::{Context, Result, anyhow};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    Executor, Flight, Submission, SubmitOptions, Sweep, SweepDirectory,
-    directory::{log_path, read_list},
-    executor::JobState,
+    Submission, SubmitOptions, Sweep, SweepDirectory,
+    executor::{Executor, Flight, JobState},
+    round::{log_path, read_list},
 };
 use crate::{failure::usage, interrupt, printer, run::Progress};
 
-/// Held while tasks run here; tells the process and its machine.
+/// Held while tasks run here; tells the process, its machine, and the round.
 const LOCK_FILE: &str = ".local.lock";
 
 /// This machine.
@@ -43,23 +43,23 @@ impl Executor for Local {
         options: &SubmitOptions,
     ) -> Result<()> {
         let Some(mut lock) = directory.lock(LOCK_FILE)? else {
-            let who = owner(directory).map_or_else(String::new, |(process, node)| {
-                format!(" (process {process} on {node})")
+            let who = owner(directory).map_or_else(String::new, |owner| {
+                format!(" (process {} on {})", owner.process, owner.node)
             });
             return Err(usage(anyhow!(
                 "tasks of {} are running already{who}",
                 directory.path().display()
             )));
         };
+        let round = directory.new_round()?;
+        let list = round.write_list(0, &tasks.iter().map(|task| task.task).collect::<Vec<_>>())?;
         lock.set_len(0)?;
-        write!(lock, "{} {}", std::process::id(), node())?;
+        write!(lock, "{} {} {}", std::process::id(), node(), list.display())?;
         if options.jobs.is_some_and(|jobs| jobs.get() > 1) && !options.quiet {
             printer::note(
                 "warning: tasks at once share this machine and disturb each other's speeds; quality is not concerned",
             );
         }
-        let round = directory.new_round()?;
-        let list = round.write_list(0, &tasks.iter().map(|task| task.task).collect::<Vec<_>>())?;
         let mut progress = Progress::new(tasks.len(), options.quiet, "tasks");
         let result = run_all(directory, sweep, tasks, options, &list, &mut progress);
         progress.end();
@@ -67,45 +67,44 @@ impl Executor for Local {
         result
     }
 
-    fn flight(&self, directory: &SweepDirectory, _sweep: &Sweep) -> Result<Flight> {
+    fn flight(&self, directory: &SweepDirectory) -> Result<Flight> {
         let mut flight = Flight::default();
         if directory.lock(LOCK_FILE)?.is_some() {
             return Ok(flight);
         }
-        let (process, node) = owner(directory).unwrap_or_default();
-        let Some(round) = directory.rounds()?.pop() else {
+        // One that has only just taken the lock has not said yet what it runs.
+        let Some(Owner { process, node, list }) = owner(directory) else {
             return Ok(flight);
         };
-        for list in round.lists()? {
-            for (index, task) in read_list(&list)?.into_iter().enumerate() {
-                let started = log_path(&list, index).exists();
-                let state = if started { "STARTED" } else { "WAITING" };
-                let job = JobState {
-                    job: format!("process {process}"),
-                    state: state.to_owned(),
-                    reason: String::new(),
-                    node: node.clone(),
-                };
-                flight.under_way.insert(task, job);
-            }
+        for (index, task) in read_list(&list)?.into_iter().enumerate() {
+            let started = log_path(&list, index).exists();
+            let state = if started { "STARTED" } else { "WAITING" };
+            let job = JobState {
+                job: format!("process {process}"),
+                state: state.to_owned(),
+                reason: String::new(),
+                node: node.clone(),
+            };
+            flight.under_way.insert(task, job);
         }
         Ok(flight)
     }
 
-    fn cancel(&self, directory: &SweepDirectory, _sweep: &Sweep) -> Result<String> {
+    fn cancel(&self, directory: &SweepDirectory) -> Result<Option<String>> {
         if directory.lock(LOCK_FILE)?.is_some() {
-            return Ok("nothing is running".to_owned());
+            return Ok(None);
         }
-        let (process, on) =
-            owner(directory).context("the process that runs the tasks has not said who it is yet")?;
+        let Owner {
+            process, node: on, ..
+        } = owner(directory).context("the process that runs the tasks has not said who it is yet")?;
         if on != node() {
             return Err(usage(anyhow!("the tasks run on {on}: cancel them there")));
         }
         let pid = Pid::from_raw(process).context("no process")?;
         kill_process(pid, Signal::TERM).with_context(|| format!("stop process {process}"))?;
-        Ok(format!(
+        Ok(Some(format!(
             "told process {process} to stop; what it finished is kept"
-        ))
+        )))
     }
 
     fn is_detached(&self) -> bool {
@@ -211,12 +210,24 @@ fn node() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// The process that runs tasks, and its machine.
-fn owner(directory: &SweepDirectory) -> Option<(i32, String)> {
+/// Who runs tasks.
+struct Owner {
+    process: i32,
+    node: String,
+    /// Of the tasks.
+    list: PathBuf,
+}
+
+/// Who holds the lock, as it says itself.
+fn owner(directory: &SweepDirectory) -> Option<Owner> {
     let mut text = String::new();
     let mut file = File::open(directory.path().join(LOCK_FILE)).ok()?;
     file.rewind().ok()?;
     file.read_to_string(&mut text).ok()?;
-    let (process, node) = text.split_once(' ')?;
-    Some((process.parse().ok()?, node.to_owned()))
+    let mut words = text.splitn(3, ' ');
+    Some(Owner {
+        process: words.next()?.parse().ok()?,
+        node: words.next()?.to_owned(),
+        list: words.next()?.into(),
+    })
 }

@@ -8,29 +8,26 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use qbench_core::{
-    results::{Cell, CellKind},
-    sweep::{Configuration, Coordinates, GroupOptions, Rule, SweepPlan, pack},
+    results::Cell,
+    sweep::{Configuration, GroupOptions, SweepPlan, pack},
 };
-
 use sha2::{Digest, Sha256};
 
 use super::{
     ExecutorKind, Sweep, SweepDirectory, TaskLine,
     directory::{ConfigurationFile, SCHEMA},
     options,
+    places::{Place, Rules, places},
+    resolver::{Resolver, registry},
 };
 use crate::{
-    cli::RunArgs,
     failure::usage,
     hash::sha256_of_file,
-    plugins::{Registry, check_options},
-    run::{Devices, Plan, Schedule, all_cores},
+    run::{Plan, all_cores},
 };
 
 /// Threads of a task on a cluster, unless the plan says otherwise.
 const CLUSTER_THREADS: usize = 2;
-/// Stands for the directory of references in schedules that only tell cells.
-const NO_DIRECTORY: &str = "reference";
 
 /// How a plan becomes tasks.
 #[derive(Clone, Copy, Debug)]
@@ -50,20 +47,6 @@ pub struct Draft {
     /// Doubts about the plan.
     pub warnings: Vec<String>,
     text: String,
-}
-
-/// A cell on its way into a task.
-struct Place {
-    cell: Cell,
-    /// Cells with the same key run one after the other on one machine.
-    unit: (CellKind, String, usize, usize),
-    group: usize,
-}
-
-/// The plan's rules, with how many cells each was about.
-struct Rules {
-    exclude: Vec<(Rule, usize)>,
-    groups: Vec<(Rule, usize)>,
 }
 
 impl Draft {
@@ -104,7 +87,7 @@ impl Draft {
             draft.add(arguments, resolved, places, options.cells_per_task)?;
         }
         check_labels(&draft.plans)?;
-        draft.finish(&plan, &rules, options.cells_per_task)?;
+        draft.finish(&rules, options.cells_per_task)?;
         Ok(draft)
     }
 
@@ -149,22 +132,12 @@ impl Draft {
         Ok(())
     }
 
-    fn finish(&mut self, plan: &SweepPlan, rules: &Rules, size: Option<usize>) -> Result<()> {
+    fn finish(&mut self, rules: &Rules, size: Option<usize>) -> Result<()> {
         if self.tasks.is_empty() {
             return Err(usage(anyhow!("the plan has no cell: everything is excluded")));
         }
         (self.sweep.tasks, self.sweep.configurations) = (self.tasks.len(), self.configurations.len());
-        let unused = |what: &str, rules: &[(Rule, usize)]| {
-            rules
-                .iter()
-                .enumerate()
-                .filter(|(_, (_, cells))| *cells == 0)
-                .map(|(index, _)| format!("{what} {} is about no cell", index + 1))
-                .collect::<Vec<_>>()
-        };
-        self.warnings.extend(unused("exclude", &rules.exclude));
-        self.warnings
-            .extend(unused("slurm.group", &rules.groups[..plan.slurm.group.len()]));
+        self.warnings.extend(rules.idle());
         if let Some(size) = size {
             let modes = self
                 .plans
@@ -194,147 +167,6 @@ impl Draft {
             .map_err(usage)?;
         Ok(directory)
     }
-}
-
-impl Rules {
-    fn new(plan: &SweepPlan) -> Result<Self> {
-        let rule = |axes, key: &str| Ok::<_, anyhow::Error>((Rule::new(axes, key).map_err(usage)?, 0));
-        let exclude = plan
-            .exclude
-            .iter()
-            .enumerate()
-            .map(|(index, axes)| rule(axes, &format!("exclude {}", index + 1)));
-        let groups = plan
-            .slurm
-            .group
-            .iter()
-            .enumerate()
-            .map(|(index, group)| rule(&group.when, &format!("slurm.group {}.when", index + 1)));
-        Ok(Self {
-            exclude: exclude.collect::<Result<_>>()?,
-            groups: groups.collect::<Result<_>>()?,
-        })
-    }
-
-    fn excludes(&mut self, at: &Coordinates<'_>) -> bool {
-        let mut excluded = false;
-        for (rule, cells) in &mut self.exclude {
-            if rule.matches(at) {
-                *cells += 1;
-                excluded = true;
-            }
-        }
-        excluded
-    }
-
-    /// The first group that fits; the last one, which has no options of its own, where none does.
-    fn group(&mut self, at: &Coordinates<'_>) -> usize {
-        let place = self.groups.iter().position(|(rule, _)| rule.matches(at));
-        if let Some(place) = place {
-            self.groups[place].1 += 1;
-        }
-        place.unwrap_or(self.groups.len())
-    }
-}
-
-/// Resolves command lines; those that differ by the seed alone are looked up once, where the seed does not make weights.
-struct Resolver<'a> {
-    registry: &'a Registry,
-    devices: Devices,
-    last: Option<(Vec<String>, Plan)>,
-}
-
-impl<'a> Resolver<'a> {
-    fn new(registry: &'a Registry, executor: ExecutorKind) -> Self {
-        Self {
-            registry,
-            devices: match executor {
-                ExecutorKind::Local => Devices::Here,
-                ExecutorKind::Slurm => Devices::Elsewhere,
-            },
-            last: None,
-        }
-    }
-
-    fn resolve(&mut self, arguments: &[String]) -> Result<Plan> {
-        let parsed = options::parse(arguments)?;
-        let without_seed: Vec<String> = arguments
-            .iter()
-            .filter(|argument| !argument.starts_with("--seed="))
-            .cloned()
-            .collect();
-        if let Some((known, plan)) = &self.last
-            && *known == without_seed
-            && !plan.configuration.synthetic
-        {
-            let mut plan = plan.clone();
-            plan.configuration.seed = parsed.seed;
-            return Ok(plan);
-        }
-        let plan = Plan::resolve(&parsed, self.registry, self.devices)?;
-        for scheme in plan.modes.iter().filter(|scheme| !scheme.options.is_empty()) {
-            check_options(scheme)?;
-        }
-        self.last = Some((without_seed, plan.clone()));
-        Ok(plan)
-    }
-}
-
-/// The plugins that the shared options lead to.
-fn registry(shared: &[String]) -> Result<Registry> {
-    let arguments: Vec<String> = ["qbench", "run"]
-        .map(str::to_owned)
-        .into_iter()
-        .chain(shared.iter().cloned())
-        .collect();
-    let arguments: RunArgs = options::parse(&arguments)?;
-    Registry::discover(&arguments.plugin_dirs.search(Vec::new()), true)
-}
-
-/// The cells of a run that are wanted and that no other run has.
-fn places(run: &Configuration, plan: &Plan, rules: &mut Rules, seen: &mut HashSet<Cell>) -> Vec<Place> {
-    let configuration = &plan.configuration;
-    let data = configuration.data.path.to_string_lossy();
-    let model = run.model.as_deref().unwrap_or(&configuration.model);
-    let mut places = Vec::new();
-    for cell in Schedule::new(plan, Path::new(NO_DIRECTORY)).cells() {
-        let condition = cell.condition.split(", ").next().unwrap_or_default();
-        // What a mode has beside it to show how far chance goes belongs to it.
-        let mode = cell.mode.split('~').next().unwrap_or_default();
-        let performance = cell.kind == CellKind::Performance;
-        let batch_size = performance.then_some(cell.batch_size);
-        let at = Coordinates {
-            model,
-            model_label: &configuration.model_label,
-            data: run.data.as_deref().unwrap_or(&data),
-            mode,
-            backend: &configuration.backend.info.id,
-            device: &configuration.device.id,
-            precision: crate::cli::precision_name(configuration.precision),
-            condition,
-            batch_size,
-            seed: configuration.seed,
-        };
-        if !run.contains(mode, condition, batch_size) || rules.excludes(&at) || !seen.insert(cell.clone()) {
-            continue;
-        }
-        // Quality and sensitivity share a reference.
-        let kind = match cell.kind {
-            CellKind::Sensitivity => CellKind::Quality,
-            kind => kind,
-        };
-        places.push(Place {
-            group: rules.group(&at),
-            unit: (
-                kind,
-                condition.to_owned(),
-                batch_size.unwrap_or_default(),
-                cell.repeat,
-            ),
-            cell: cell.clone(),
-        });
-    }
-    places
 }
 
 fn data_label(plan: &Plan) -> String {

@@ -4,7 +4,10 @@ use anyhow::Result;
 use qbench_core::sweep::CellState;
 use serde::Serialize;
 
-use super::{Executor, Flight, Submission, Sweep, SweepDirectory, executor::JobState};
+use super::{
+    Submission, Sweep, SweepDirectory,
+    executor::{self, Flight, JobState},
+};
 use crate::failure::usage;
 
 /// How far a sweep has come.
@@ -17,6 +20,9 @@ pub struct SweepStatus {
     pub collecting: Option<JobState>,
     /// Why the executor could not be asked.
     pub unknown: Option<String>,
+    /// See [`Flight`].
+    #[serde(skip)]
+    pub in_queue: Option<usize>,
     /// Doubts about the files.
     pub warnings: Vec<String>,
 }
@@ -55,21 +61,23 @@ pub struct TaskState {
 }
 
 impl SweepStatus {
-    /// Reads all results, and asks the executor.
+    /// Reads all results, and asks who runs tasks.
     ///
     /// # Errors
     /// Files that cannot be read. An executor that cannot be asked is no error.
-    pub fn read(directory: &SweepDirectory, sweep: &Sweep, executor: &dyn Executor) -> Result<Self> {
+    pub fn read(directory: &SweepDirectory) -> Result<Self> {
         // Asked first: a task that ends in between has its results then.
         let Flight {
             mut under_way,
             mut ended,
             collecting,
             unknown,
-        } = executor.flight(directory, sweep)?;
+            in_queue,
+        } = executor::flight(directory)?;
         let mut status = Self {
             collecting,
             unknown,
+            in_queue,
             ..Self::default()
         };
         for (files, line) in directory.task_files()?.zip(directory.tasks()?) {
@@ -125,6 +133,11 @@ impl SweepStatus {
     /// Whether something is waiting or running, or may be.
     pub fn is_under_way(&self) -> bool {
         self.tasks.running + self.tasks.waiting > 0 || self.collecting.is_some() || self.unknown.is_some()
+    }
+
+    /// Whether a cluster runs tasks, and no job waits to merge them.
+    pub fn lacks_collector(&self) -> bool {
+        self.collecting.is_none() && self.in_queue.is_some_and(|tasks| tasks > 0)
     }
 
     /// Tasks that are neither finished nor under way.

@@ -9,13 +9,14 @@ mod command;
 mod queue;
 mod script;
 
-use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 
 use super::{
-    Executor, Flight, Submission, SubmitOptions, Sweep, SweepDirectory,
-    directory::{Round, write_file},
+    Submission, SubmitOptions, Sweep, SweepDirectory,
+    executor::{Executor, Flight},
+    round::{Round, write_file},
 };
 use crate::{failure::usage, printer};
 
@@ -34,7 +35,10 @@ impl Executor for Slurm {
         options: &SubmitOptions,
     ) -> Result<()> {
         let size = command::array_size()?;
-        let under_way = self.flight(directory, sweep)?;
+        let under_way = self.flight(directory)?.under_way;
+        if tasks.is_empty() && under_way.is_empty() {
+            return Ok(());
+        }
         let round = directory.new_round()?;
         let mut jobs: Vec<String> = Vec::new();
         let mut last_of_group: BTreeMap<usize, String> = BTreeMap::new();
@@ -60,8 +64,7 @@ impl Executor for Slurm {
                     jobs.push(job);
                 }
                 Err(error) => {
-                    // Tasks that no job knows must not look as if one did.
-                    fs::remove_file(&list)?;
+                    // The list stays: a job that Slurm took without being able to say so is found by it.
                     if submitted > 0 {
                         submit_collect(directory, sweep, &round, &jobs, options)?;
                     }
@@ -74,30 +77,25 @@ impl Executor for Slurm {
                 }
             }
         }
-        if !options.quiet {
+        if !options.quiet && submitted > 0 {
             printer::note(&format!(
                 "submitted {submitted} tasks as job{} {}",
                 if jobs.len() == 1 { "" } else { "s" },
                 jobs.join(", ")
             ));
         }
-        jobs.extend(
-            under_way
-                .under_way
-                .values()
-                .map(|state| base_job(&state.job).to_owned()),
-        );
+        jobs.extend(under_way.values().map(|state| base_job(&state.job).to_owned()));
         jobs.sort_unstable();
         jobs.dedup();
         submit_collect(directory, sweep, &round, &jobs, options)
     }
 
-    fn flight(&self, directory: &SweepDirectory, _sweep: &Sweep) -> Result<Flight> {
+    fn flight(&self, directory: &SweepDirectory) -> Result<Flight> {
         queue::flight(directory)
     }
 
-    fn cancel(&self, directory: &SweepDirectory, sweep: &Sweep) -> Result<String> {
-        let flight = self.flight(directory, sweep)?;
+    fn cancel(&self, directory: &SweepDirectory) -> Result<Option<String>> {
+        let flight = self.flight(directory)?;
         if let Some(reason) = flight.unknown {
             return Err(usage(anyhow!(
                 "Slurm does not answer, nothing was cancelled: {reason}"
@@ -109,13 +107,13 @@ impl Executor for Slurm {
         jobs.sort_unstable();
         jobs.dedup();
         if jobs.is_empty() {
-            return Ok("nothing is under way".to_owned());
+            return Ok(None);
         }
         command::cancel(&jobs)?;
-        Ok(format!(
+        Ok(Some(format!(
             "cancelled {tasks} task(s), job(s) {}; what they finished is kept",
             jobs.join(", ")
-        ))
+        )))
     }
 
     fn is_detached(&self) -> bool {
@@ -132,7 +130,7 @@ fn submit_collect(
     options: &SubmitOptions,
 ) -> Result<()> {
     let script = round.path.join("collect.sh");
-    write_file(&script, &script::collect(directory, sweep, round))?;
+    write_file(&script, &script::collect(directory, sweep, round, options))?;
     let job = command::submit(&script, &after.iter().collect::<Vec<_>>()).context(
         "the tasks are on their way, but not the job that collects: run `qbench sweep collect` later",
     )?;
@@ -197,11 +195,17 @@ pub fn dry_run(
     let mut text = String::new();
     let mut shown = None;
     let chunks = chunks(tasks, size);
+    let throttled = options.throttle.or(sweep.slurm.throttle).is_some();
     for (number, (group, tasks)) in chunks.iter().enumerate() {
         let list = round.path.join(format!("{number:03}.tasks"));
+        let after = if throttled && shown == Some(group) {
+            " --dependency=afterany:JOB_BEFORE"
+        } else {
+            ""
+        };
         let _ = writeln!(
             text,
-            "$ sbatch --parsable {}",
+            "$ sbatch --parsable{after} {}",
             list.with_extension("sh").display()
         );
         if shown != Some(group) {
@@ -215,6 +219,6 @@ pub fn dry_run(
         "$ sbatch --parsable --dependency=afterany:JOBS {}",
         round.path.join("collect.sh").display()
     );
-    text += &script::collect(directory, sweep, &round);
+    text += &script::collect(directory, sweep, &round, options);
     (text, notes)
 }

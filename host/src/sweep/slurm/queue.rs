@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, process::Command, thread, time::Duration};
 use anyhow::Result;
 
 use super::{
-    super::{Flight, SweepDirectory, directory::read_list, executor::JobState},
+    super::{
+        SweepDirectory,
+        executor::{Flight, JobState},
+        round::read_list,
+    },
     command::output,
     script::job_name,
 };
@@ -44,6 +48,10 @@ pub(super) fn flight(directory: &SweepDirectory) -> Result<Flight> {
     let mut lists = BTreeMap::new();
     let mut names = Vec::new();
     for round in directory.rounds()? {
+        if !round.is_of_slurm()? {
+            continue;
+        }
+        flight.in_queue = Some(0);
         for list in round.lists()? {
             let stem = list
                 .file_stem()
@@ -65,7 +73,13 @@ pub(super) fn flight(directory: &SweepDirectory) -> Result<Flight> {
                 return Ok(flight);
             }
         };
-        for entry in entries.into_iter().chain(accounting(names, &sweep.created)) {
+        // The queue after the accounts, which may lag, and later rounds after earlier ones: the last word counts.
+        let mut entries: Vec<Entry> = accounting(names, &sweep.created)
+            .into_iter()
+            .chain(entries)
+            .collect();
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        for entry in entries {
             let Some(list) = lists.get(&entry.name) else {
                 if !is_final(&entry.state) {
                     flight.collecting = Some(entry.state);
@@ -78,13 +92,13 @@ pub(super) fn flight(directory: &SweepDirectory) -> Result<Flight> {
             let task = entry.index.and_then(|index| tasks_of[&entry.name].get(index));
             let Some(&task) = task else { continue };
             if is_final(&entry.state) {
-                // Later rounds come later; the queue comes before the accounts, which may lag.
                 flight.ended.insert(task, entry.state);
             } else {
                 flight.under_way.insert(task, entry.state);
             }
         }
     }
+    flight.in_queue = flight.in_queue.map(|_| flight.under_way.len());
     Ok(flight)
 }
 

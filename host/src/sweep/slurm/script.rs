@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, path::Path};
 
-use super::super::{SubmitOptions, Sweep, SweepDirectory, directory::Round};
+use super::super::{SubmitOptions, Sweep, SweepDirectory, round::Round};
 
 /// The beginning of the names of a sweep's jobs.
 const NAME: &str = "qbench";
@@ -62,13 +62,19 @@ pub(super) fn array(
 }
 
 /// The script of the job that merges and analyses.
-pub(super) fn collect(directory: &SweepDirectory, sweep: &Sweep, round: &Round) -> String {
+pub(super) fn collect(
+    directory: &SweepDirectory,
+    sweep: &Sweep,
+    round: &Round,
+    options: &SubmitOptions,
+) -> String {
     let mut lines = vec![
         format!("--job-name={}", job_name(sweep, round.number, "collect")),
         format!("--output={}/collect.log", round.path.display()),
         "--cpus-per-task=1".to_owned(),
     ];
     lines.extend_from_slice(&sweep.slurm.sbatch);
+    lines.extend_from_slice(&options.sbatch);
     lines.extend_from_slice(&sweep.slurm.collect.sbatch);
     let mut text = head(&lines);
     push_lines(&mut text, &sweep.slurm.preamble);
@@ -82,18 +88,13 @@ pub(super) fn collect(directory: &SweepDirectory, sweep: &Sweep, round: &Round) 
 }
 
 fn head(options: &[String]) -> String {
-    let mut text = "#!/bin/bash
-"
-    .to_owned();
+    let mut text = "#!/bin/bash\n".to_owned();
     for option in options {
         let option = option.trim().trim_start_matches("#SBATCH").trim();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "#SBATCH {option}");
     }
-    text.push_str(
-        "set -e
-",
-    );
+    text.push_str("set -e\n");
     text
 }
 
