@@ -143,6 +143,19 @@ impl Cluster {
         }
     }
 
+    /// The id of the job of a list of a round, as Slurm has it.
+    fn job_named(&self, directory: &Path, list: &str) -> String {
+        let text = fs::read_to_string(directory.join("sweep.json")).unwrap();
+        let sweep: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let name = format!(
+            "--name=qbench-{}-{}",
+            sweep["id"].as_str().unwrap(),
+            list.replace('/', "-")
+        );
+        let output = self.slurm("squeue", &["--noheader", "--format=%F", &name]);
+        stdout(&output).lines().next().unwrap().trim().to_owned()
+    }
+
     /// Waits until nothing is under way, the job that collects included.
     fn settle(&self, directory: &Path) -> serde_json::Value {
         self.wait(directory, |status| {
@@ -152,8 +165,8 @@ impl Cluster {
         })
     }
 
-    /// A plan whose every task sleeps for so long.
-    fn sleeping_plan(&self, seconds: f64, repeats: usize, rest: &str) -> PathBuf {
+    /// A plan whose every cell sleeps about ten times, so long each, after `preamble`.
+    fn sleeping_plan(&self, seconds: f64, repeats: usize, preamble: &str, rest: &str) -> PathBuf {
         let plugins = self.place.path().join("plugins");
         fs::create_dir_all(&plugins).unwrap();
         fs::copy(
@@ -162,12 +175,12 @@ impl Cluster {
         )
         .unwrap();
         let path = self.place.path().join("plan.toml");
-        // One batch of warm-up, one that is timed, and those after it that look for leaks.
-        let preamble = format!("export QBENCH_TEST_SLEEP_US={}", (seconds * 1e6) as u64);
+        let microseconds = (seconds * 1e6) as u64;
         let text = format!(
             "[matrix]\nmodes = ['standard']\nbackends = ['sleeping']\nconditions = ['tok=48']\nbatch_sizes = \
              [2]\n[run]\nsamples-per-cond = 2\nwarmup = 0\nnum-repeats = {repeats}\ntime-budget = 0\nthreads = \
-             1\nskip-quality = true\nplugin-dir = '{}'\n[slurm]\npreamble = '{preamble}'\n{rest}\n",
+             1\nskip-quality = true\nplugin-dir = '{}'\n[slurm]\npreamble = '''\nexport \
+             QBENCH_TEST_SLEEP_US={microseconds}\n{preamble}'''\n{rest}\n",
             plugins.display()
         );
         fs::write(&path, text).unwrap();
@@ -258,7 +271,14 @@ fn a_task_that_runs_twice_counts_once() {
     let Some(cluster) = Cluster::up(&[("SLURMD_TIMEOUT", "5")]) else {
         return;
     };
-    let plan = cluster.sleeping_plan(8.0, 2, "");
+    // The one on the node that is lost waits for the one that replaces it, and that one until both are at work.
+    let place = cluster.place.path().display();
+    let preamble = format!(
+        "if [ \"${{SLURM_RESTART_COUNT:-0}}\" != 0 ]; then\n  touch {place}/again\n  until [ -n \"$(find {place}/sweep/tasks \
+         -name \"*$(sed -n \"$((SLURM_ARRAY_TASK_ID + 1))p\" {place}/sweep/rounds/0001/000.tasks)-1\")\" ]; do sleep 0.1; \
+         done\nelif [ \"$SLURMD_NODENAME\" = n2 ]; then\n  until [ -e {place}/again ]; do sleep 0.1; done\nfi"
+    );
+    let plan = cluster.sleeping_plan(1.0, 2, &preamble, "");
     let directory = cluster.submit(&plan, &["--cells-per-task", "1"]);
     let running = |status: &serde_json::Value| count(status, "running") == 2;
     cluster.wait(&directory, running);
@@ -285,7 +305,7 @@ fn cancelled_tasks_are_submitted_again() {
     let Some(cluster) = Cluster::up(&[("MAX_ARRAY_SIZE", "4")]) else {
         return;
     };
-    let plan = cluster.sleeping_plan(0.6, 7, "");
+    let plan = cluster.sleeping_plan(0.3, 7, "", "");
     let directory = cluster.submit(&plan, &["--cells-per-task", "1", "--throttle", "2"]);
     assert!(directory.join("rounds/0001/001.sh").exists(), "two arrays");
     let status = cluster.wait(&directory, |status| count(status, "running") > 0);
@@ -338,7 +358,7 @@ fn a_submitting_host_that_disappears_and_a_controller_that_does_not_answer() {
     let sbatch = bin.join("sbatch");
     fs::write(&sbatch, "#!/bin/sh\n/usr/bin/sbatch \"$@\"\nkill -KILL $PPID\n").unwrap();
     fs::set_permissions(&sbatch, fs::Permissions::from_mode(0o755)).unwrap();
-    let plan = cluster.sleeping_plan(1.5, 3, "");
+    let plan = cluster.sleeping_plan(0.01, 3, "", "sbatch = ['--hold']");
     let directory = cluster.place.path().join("sweep");
     let mut command = cluster.sweep(&["--executor", "slurm", "--cells-per-task", "1", "--outdir"]);
     command.env("PATH", format!("{}:{}", bin.display(), env::var("PATH").unwrap()));
@@ -354,9 +374,15 @@ fn a_submitting_host_that_disappears_and_a_controller_that_does_not_answer() {
     let message = fails(
         &mut cluster.of(&directory, "resume"),
         0,
-        &["under way: nothing was submitted"],
+        &["under way", "collects and analyses"],
     );
     assert!(!message.contains("submitted 3"), "{message}");
+    let again = fails(
+        &mut cluster.of(&directory, "resume"),
+        0,
+        &["under way: nothing was submitted"],
+    );
+    assert!(!again.contains("collects and analyses"), "one is enough: {again}");
 
     let controller = fs::read_to_string(cluster.directory().join("run/slurmctld.pid")).unwrap();
     let signal = |name: &str| {
@@ -369,18 +395,79 @@ fn a_submitting_host_that_disappears_and_a_controller_that_does_not_answer() {
         );
     };
     signal("-STOP");
-    fails(
-        &mut cluster.of(&directory, "resume"),
-        2,
-        &["unknown, nothing was submitted"],
-    );
-    let status = cluster.status(&directory);
-    assert!(status["unknown"].is_string(), "{status:#}");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            fails(
+                &mut cluster.of(&directory, "resume"),
+                2,
+                &["unknown, nothing was submitted"],
+            )
+        });
+        let status = cluster.status(&directory);
+        assert!(status["unknown"].is_string(), "{status:#}");
+    });
     signal("-CONT");
-    cluster.settle(&directory);
-    // There is nothing to submit any more, only to merge.
-    succeeds(&mut cluster.of(&directory, "resume"));
+    for list in ["0001/000", "0002/collect"] {
+        let job = cluster.job_named(&directory, list);
+        assert!(cluster.slurm("scontrol", &["release", &job]).status.success());
+    }
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 3, "{status:#}");
     assert_eq!(merged_cells(&directory).len(), 3);
+}
+
+/// A damaged result is missing until it was measured again, and jobs on two nodes that collect at once agree on that.
+#[test]
+fn a_corrupt_result_is_measured_again_and_collects_at_once_agree() {
+    let Some(cluster) = Cluster::up(&[]) else {
+        return;
+    };
+    let plan = cluster.sleeping_plan(0.01, 4, "", "");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "2"]);
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 4, "{status:#}");
+    let journal = directory.join("tasks/000/000001-1/cells.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    fs::write(
+        &journal,
+        format!("{}\u{0}garbage\n{rest}", &first[..first.len() / 2]),
+    )
+    .unwrap();
+    let collect = |round: &str| -> Vec<(Option<i32>, String)> {
+        let script = directory.join("rounds").join(round).join("collect.sh");
+        let at_once = |name: &str| {
+            let log = cluster.place.path().join(name);
+            let output = format!("--output={}", log.display());
+            let ended = cluster.slurm("sbatch", &["--wait", &output, script.to_str().unwrap()]);
+            (ended.status.code(), fs::read_to_string(log).unwrap())
+        };
+        thread::scope(|scope| {
+            let started: Vec<_> = ["one.log", "other.log"]
+                .map(|name| scope.spawn(move || at_once(name)))
+                .into_iter()
+                .collect();
+            started.into_iter().map(|job| job.join().unwrap()).collect()
+        })
+    };
+    for (code, log) in collect("0001") {
+        assert_eq!(code, Some(1), "{log}");
+        for words in ["000001-1/cells.jsonl, line 1", "1 missing", "task 1: "] {
+            assert!(log.contains(words), "{words}: {log}");
+        }
+    }
+    assert_eq!(merged_cells(&directory).len(), 3);
+    succeeds(&mut cluster.of(&directory, "resume"));
+    let list = fs::read_to_string(directory.join("rounds/0002/000.tasks")).unwrap();
+    assert_eq!(list, "1\n");
+    let status = cluster.settle(&directory);
+    assert_eq!(cells(&status, "done"), 4, "{status:#}");
+    for (code, log) in collect("0002") {
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("4 of 4 cells have numbers"), "{log}");
+    }
+    assert_eq!(merged_cells(&directory).len(), 4);
+    assert!(!directory.join("results/unfinished.csv").exists());
 }
 
 /// A file system of little space, that goes with the test.
@@ -413,7 +500,7 @@ fn a_full_disk_costs_no_finished_cell() {
     }
     let disk = Full(disk);
     let directory = disk.0.join("sweep");
-    let plan = cluster.sleeping_plan(0.4, 6, "");
+    let plan = cluster.sleeping_plan(0.2, 6, "", "");
     let mut command = cluster.sweep(&["--executor", "slurm", "--cells-per-task", "2", "--outdir"]);
     succeeds(command.arg(&directory).arg(&plan).args(["--throttle", "1"]));
     cluster.wait(&directory, |status| cells(status, "done") >= 1);
@@ -450,16 +537,16 @@ fn a_task_that_reaches_its_time_limit_goes_on_where_it_stopped() {
     let Some(cluster) = Cluster::up(&[]) else {
         return;
     };
-    let plan = cluster.sleeping_plan(15.0, 4, "sbatch = ['--time=1']");
-    let directory = cluster.submit(&plan, &["--cells-per-task", "4"]);
+    let plan = cluster.sleeping_plan(1.6, 7, "", "sbatch = ['--time=1']");
+    let directory = cluster.submit(&plan, &["--cells-per-task", "7"]);
     let status = cluster.settle(&directory);
     let done = cells(&status, "done");
-    assert!((1..4).contains(&done), "{status:#}");
+    assert!((1..7).contains(&done), "{status:#}");
     assert_eq!(status["unfinished"][0]["ended"]["state"], "TIMEOUT", "{status:#}");
     let message = fails(&mut cluster.of(&directory, "collect"), 1, &["missing"]);
     assert!(message.contains("task 0"), "{message}");
     succeeds(cluster.of(&directory, "resume").args(["--sbatch=--time=10"]));
     let status = cluster.settle(&directory);
-    assert_eq!(cells(&status, "done"), 4, "{status:#}");
-    assert_eq!(merged_cells(&directory).len(), 4);
+    assert_eq!(cells(&status, "done"), 7, "{status:#}");
+    assert_eq!(merged_cells(&directory).len(), 7);
 }
