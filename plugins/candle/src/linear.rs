@@ -229,13 +229,16 @@ impl Linear {
             cols: self.cols,
         };
         let dense = self.dense(gpu)?;
-        // SAFETY: the caller's memory has the shape's sizes, and the weight is `[rows, cols]`.
+        let settled = matches!(dense, Rows::Held(_));
+        // SAFETY: the caller's memory has the shape's sizes, and the weight is `[rows, cols]`. One that is held was
+        // written at load.
         unsafe {
             product::dense(
                 gpu,
                 shape,
                 (x.address, dense.address(), x.element),
                 (out.address, out.element),
+                settled,
             )
         }
     }

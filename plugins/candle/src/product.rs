@@ -23,19 +23,24 @@ fn data_type(element: Element) -> cudaDataType {
 /// Writes `x · Wᵀ`, rounded once to `out_element`, to `out`. Products of f32 are f32 products: TF32 is off.
 ///
 /// # Safety
-/// The addresses name memory of the shape's sizes: `x` and `weight` of `element`, `out` of `out_element`.
+/// The addresses name memory of the shape's sizes: `x` and `weight` of `element`, `out` of `out_element`. A weight that is
+/// `settled` was not written by the kernel launched last: it may be read while that runs.
 pub(crate) unsafe fn dense(
     gpu: &Gpu,
     shape: Shape,
     (x, weight, element): (CUdeviceptr, CUdeviceptr, Element),
     (out, out_element): (CUdeviceptr, Element),
+    settled: bool,
 ) -> Result<()> {
     if shape.fits() {
+        let (few, operands) = (&gpu.kernels.dense_few, (x, weight, element));
         // SAFETY: as the caller promises; buffers and rows of whole packs are aligned.
         return unsafe {
-            gpu.kernels
-                .dense_few
-                .run(shape, (x, weight, element), (out, out_element), gpu.stream())
+            if settled {
+                few.run_overlapping(shape, operands, (out, out_element), gpu.stream())
+            } else {
+                few.run(shape, operands, (out, out_element), gpu.stream())
+            }
         }
         .map_err(error::kernel);
     }

@@ -6,6 +6,7 @@
 // shares, so that the same input gives the same bits. The position is read from the device, so that a recorded launch
 // serves every step. Scores, maxima, sums and the output accumulate in f32 for every type.
 #include "numbers.cuh"
+#include "overlap.cuh"
 
 namespace {
 
@@ -91,6 +92,7 @@ __device__ void attend(const Step &a) {
     Element *const v = static_cast<Element *>(a.v) + sequence * a.kv_stride + kv_head * width;
     const u8 *mask = a.mask ? a.mask + sequence * a.mask_stride : nullptr;
 
+    end_of_overlap();
     const int position = *a.position;
     const int first = a.window && position - a.window + 1 > 0 ? position - a.window + 1 : 0;
     const int share = ((position + 1 - first + shares - 1) / shares + WARPS * AHEAD - 1) / (WARPS * AHEAD) * (WARPS * AHEAD);
@@ -209,11 +211,15 @@ __device__ void attend(const Step &a) {
 
     highest = -INFINITY;
     total = 0;
+    // Unrolled, so that the loads of several shares are on their way at once.
+#pragma unroll 8
     for (int s = 0; s < shares; ++s) highest = fmaxf(highest, __ldcg(found + s * (2 + width)));
+#pragma unroll 8
     for (int s = 0; s < shares; ++s)
         total += shrink(__ldcg(found + s * (2 + width)), highest) * __ldcg(found + s * (2 + width) + 1);
     for (int col = threadIdx.x; col < width; col += WARPS * 32) {
         float value = 0;
+#pragma unroll 8
         for (int s = 0; s < shares; ++s)
             value += shrink(__ldcg(found + s * (2 + width)), highest) * __ldcg(found + s * (2 + width) + 2 + col);
         to[col] = T::narrow(total == 0 ? 0.0f : value / total);

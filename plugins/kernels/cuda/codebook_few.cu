@@ -1,222 +1,215 @@
-// Y = X · Wᵀ for 1 to 16 rows of X and W in a block codebook of 4 bits: bound by reading W once.
-// targets: sm_80 sm_90 sm_100 sm_120 compute_80
+// Y = X · Wᵀ for 1 to 16 rows of X and W in a block codebook of 4 bits, blocks of 64: bound by reading W once.
+// targets: sm_90
 #include "numbers.cuh"
+#include "hopper.cuh"
+#include "overlap.cuh"
+#include "products.cuh"
 #include "scales.cuh"
 
-// A block of threads owns 16-row tiles of W, TILES at a time; its warps share out K in steps. Each warp has a pipeline of
-// its own (cp.async, no barrier) that runs on across tiles, so memory is never left waiting for arithmetic.
+// A block of threads a multiprocessor owns 16-row tiles of W. A tile is cut into steps of 256 columns, and all steps,
+// tile after tile, are dealt to the warps in equal runs. Each warp has a pipeline of its own: the copy engine brings
+// codes, since the way from shared memory to registers, which the table below keeps busy, is what there is least of.
+// (Registers as a pipeline do not work: the loads of all stages share one scoreboard, so waiting for one waits for
+// all.) The rows of X lie in shared memory, as many columns at a time as fit.
 //
 // A byte holds two weights that follow each other in K, which is just what a register of the tensor core's operand
 // wants: one lookup in a table of 256 pairs, kept once a lane so that no two lanes meet in a bank. Codes are rounded to
 // the element type, products summed in f32, and each block's sum multiplied with its scale in f32. The order of K
 // within a block is permuted alike in both operands, so that a lane's codes lie together.
 
-static constexpr int WARPS = 8;
-static constexpr int MOST_STAGES = 6;
+static constexpr int MOST_WARPS = 16;
+static constexpr int STEP = 256;
+static constexpr int BLOCK = 64;
+static constexpr int BLOCKS = STEP / BLOCK;       // a row and step
+static constexpr int CODE_BYTES = 16 * STEP / 2;  // a tile and step: 16 rows of 128 bytes in the 128-byte swizzle
+static constexpr int COPIES = 8;                  // of the second level's table: one a row that lanes look up at once
 
-// How a row's scales of one step are fetched: as one vector of f32; as one of codes, under one scale of the second level;
-// or one by one, wherever they lie.
-enum Fetch { PLAIN, CODED, ANY };
+// A row's scales of one step are 4 of f32, or 4 codes under one scale of the second level.
+enum Stored { PLAIN, CODED };
 
 struct Few {
+    TensorMap codes;
     u16* y;
     const u16* x;
-    const u8* codes;
     const float* codebook;
     Scales scales;
     u32 m, n, k;
-    u32 scale_stride;  // elements between the blocks of one row and the next: k where blocks are flat
-    u32 block_shift;
     u32 second_shift;  // of CODED
     u32 low_first;
+    u32 pass_steps;  // whose columns of X fit into shared memory
     u32 stages;
+    u32 x_apart;  // whether X lies apart from the table
 };
 
-static __device__ __forceinline__ u32 shared_address(const void* pointer) {
-    return static_cast<u32>(__cvta_generic_to_shared(pointer));
+// The barriers that were just made are seen by the copy engine.
+static __device__ __forceinline__ void barriers_seen() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+// Past the first-level cache.
+static __device__ __forceinline__ void copy16(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+static __device__ __forceinline__ void copy4(void* to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+// This thread arrives at the barrier once its copies from before have.
+static __device__ __forceinline__ void arrive_after_copies(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// What a kernel before this one may have written while this one ran: not by way of the read-only cache.
+static __device__ __forceinline__ uint4 load(const uint4* from) {
+    uint4 to;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                 : "l"(from)
+                 : "memory");
+    return to;
 }
 
-// 16 bytes, or zeros where `inside` is false.
-static __device__ __forceinline__ void copy16(u32 to, const void* from, bool inside) {
-    u32 bytes = inside ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+// 16 bytes of shared memory where `active`; else `to` stays what it is.
+static __device__ __forceinline__ void load16_if(u32* to, const u8* from, bool active) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.u32 p, %5, 0;\n"
+        "@p ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+        "}"
+        : "+r"(to[0]), "+r"(to[1]), "+r"(to[2]), "+r"(to[3])
+        : "r"(shared_address(from)), "r"(static_cast<u32>(active)));
 }
 
-static __device__ __forceinline__ void copy8(u32 to, const void* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
-}
-
-template <class T>
-static __device__ __forceinline__ void multiply(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-    if constexpr (T::BRAIN)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-    else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// STEP: K a warp and step. UNIT: elements of a row that share a scale (the block, at most 64). HALVES: 1 for up to 8 rows
-// of X, 2 for up to 16.
-template <class T, int STEP, int TILES, int UNIT, int HALVES, Fetch FETCH>
+// HALVES: 1 for up to 8 rows of X, 2 for up to 16.
+template <class T, int HALVES, Stored STORED>
 static __device__ __forceinline__ void few(const Few& p) {
-    constexpr int ROWS = 16 * TILES;
-    constexpr int UNITS = STEP / UNIT;
-    constexpr int TOGETHER = TILES * HALVES < 4 ? 2 : 1;  // units whose products are interleaved, to hide their latency
-    constexpr int PRODUCTS = UNIT / 16;                    // tensor core instructions a unit and tile
-    constexpr int LANE_ROWS = ROWS / 32;                   // rows whose scales a lane fetches
-    constexpr int CHUNKS = STEP / 32;                      // 16 bytes of codes each, a row
-    constexpr int W_PITCH = STEP / 2;
-    constexpr int X_PITCH = STEP * 2 + 16;                 // spread over the banks
-    constexpr int W_BYTES = ROWS * W_PITCH;
-    constexpr int SCALE_BYTES = ROWS * UNITS * 4;
-    // Where shared memory is not wanted for more of X, the table has room for a shorter way to an address: see `pair`.
+    // For few rows of X, the table is spread out: that gives a shorter way to an address (see `pair`), and X may lie in
+    // between.
     constexpr int PAIR_PITCH = HALVES == 1 ? 256 : 128;
     constexpr int TABLE_BYTES = 256 * PAIR_PITCH;
-    static_assert(STEP == 128 || STEP == 256, "the order of the chunks below");
-    static_assert(FETCH == ANY || UNITS == 2 || UNITS == 4, "the widths of the vectors below");
-    __shared__ float second_table[256];
-    extern __shared__ __align__(128) u8 shared[];
+    constexpr int SECOND_BYTES = STORED == CODED ? 256 * COPIES * 4 : 0;
+    constexpr int SCALE_BYTES = STORED == CODED ? 16 * (4 + 4) : 16 * BLOCKS * 4;
+    constexpr int TOGETHER = 2;  // blocks whose products are interleaved, to hide their latency
+    const u32 warps = blockDim.x / 32, threads = blockDim.x;
+    extern __shared__ __align__(1024) u8 shared[];
     u8* const table = shared;
+    u8* const all_codes = shared + TABLE_BYTES;                        // [warps][stages][CODE_BYTES]
+    u8* const all_scales = all_codes + warps * p.stages * CODE_BYTES;  // [warps][stages][SCALE_BYTES]
+    float* const second_table =
+        reinterpret_cast<float*>(all_scales + warps * p.stages * SCALE_BYTES);               // [256][COPIES]
+    u8* const all_barriers = reinterpret_cast<u8*>(second_table) + SECOND_BYTES;             // [warps][stages], 8 bytes
+    float* const partial = reinterpret_cast<float*>(all_barriers + warps * p.stages * 8);    // [warps][2][m][16]
+    u8* const after = reinterpret_cast<u8*>(partial + warps * 2 * 16 * p.m);
+    // X is [pass_steps][m][BLOCKS] lines of 128 bytes.
+    const bool x_apart = HALVES > 1 || p.x_apart;
+    const u32 x_pitch = x_apart ? 128 : 256;
+    u8* const x = x_apart ? after + (128 - shared_address(after) % 128) % 128 : table + 128;
+    // Of several passes over the columns: [m][16 warps].
+    float* const total = reinterpret_cast<float*>(x_apart ? x + p.pass_steps * p.m * BLOCKS * 128 : after);
 
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const u32 stage_bytes = W_BYTES + SCALE_BYTES + p.m * X_PITCH;
-    float* const partial = reinterpret_cast<float*>(shared + TABLE_BYTES);  // [WARPS][m][ROWS]
-    u8* const ring = shared + TABLE_BYTES + WARPS * p.m * ROWS * 4 + warp * p.stages * stage_bytes;
+    const u32 warp = __shfl_sync(~0u, threadIdx.x / 32, 0), lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    u8* const ring = all_codes + warp * p.stages * CODE_BYTES;
+    u8* const scale_ring = all_scales + warp * p.stages * SCALE_BYTES;
+    const u32 barriers = shared_address(all_barriers + warp * p.stages * 8);
+    // The tensor core's row g is this row of the tile: then 8-byte reads of 4 rows touch every bank once.
+    const u32 row_of_lane = g % 4 * 2 + g / 4;
+    const u32 all_tiles = (p.n + 15) / 16, all_steps = p.k / STEP;
+    const u32 first_tile = all_tiles * blockIdx.x / gridDim.x, last_tile = all_tiles * (blockIdx.x + 1) / gridDim.x;
+    const float offset = STORED == CODED ? __ldg(p.scales.offset) : 0;
 
-    const u32 tiles = (p.n + 15) / 16;
-    const u32 first_tile = static_cast<u32>(static_cast<u64>(tiles) * blockIdx.x / gridDim.x);
-    const u32 last_tile = static_cast<u32>(static_cast<u64>(tiles) * (blockIdx.x + 1) / gridDim.x);
-    const u32 groups = (last_tile - first_tile + TILES - 1) / TILES;
-    const u32 steps = (p.k + STEP - 1) / STEP;
-    const u32 rounds = (steps + WARPS - 1) / WARPS;
-    const u32 fills = groups * rounds;
-    const float offset = FETCH == CODED ? __ldg(p.scales.offset) : 0;
-
-    // The 16-byte chunks of a row lie in an order that lets 8-byte reads of 4 rows touch every bank once.
-    auto swizzled = [](u32 chunk, u32 row) { return chunk ^ (STEP == 256 ? row % 4 * 2 : row & 2); };
-
-    // Scales on their way: the codes of a row's units and their scale of the second level, or finished ones.
-    struct Pending {
-        float scale[LANE_ROWS][FETCH == ANY ? UNITS : 1];
-        u32 codes[LANE_ROWS];
+    // Tiles and steps done between two barriers, and this warp's run of them. With no more tiles than warps, a run
+    // touches two of them at most.
+    u32 tile0 = first_tile, step0 = 0, tiles, steps, begin, end;
+    auto deal = [&] {
+        tiles = min(warps, last_tile - tile0);
+        steps = min(p.pass_steps, all_steps - step0);
+        begin = tiles * steps * warp / warps;
+        end = tiles * steps * (warp + 1) / warps;
     };
-    // What a fill reads. It runs ahead of the arithmetic.
-    struct Place {
-        u32 group, round, stage;
+
+    // What is fetched next. A lane copies the scales of one row.
+    u32 fetch_left = 0, fetch_tile = 0, fetch_step = 0, fetch_stage = 0, block_at;
+    auto seek = [&] {
+        // What lies outside of W is not read: its last row stands in.
+        const u32 row = min((tile0 + fetch_tile) * 16 + lane % 16, p.n - 1);
+        block_at = (row * p.k + (step0 + fetch_step) * STEP) / BLOCK;
     };
-    auto advance = [&](Place& place) {
-        if (++place.round == rounds) place.round = 0, place.group++;
-        if (++place.stage == p.stages) place.stage = 0;
-    };
-    auto first_row = [&](const Place& place) { return (first_tile + place.group * TILES) * 16; };
-    auto first_column = [&](const Place& place) { return (place.round * WARPS + warp) * STEP; };
-    auto copy_operands = [&](const Place& place) {
-        const u32 row0 = first_row(place), k0 = first_column(place), most = p.n - 1;
-        const u32 live = (last_tile - first_tile - place.group * TILES) * 16;
-        const u32 base = shared_address(ring + place.stage * stage_bytes);
-        if (k0 >= p.k) return;
-        // What lies outside of W or X is not read, whatever its address.
-        const u32 lane_row = lane / CHUNKS, k = k0 + lane % CHUNKS * 32;
-        const int left = k < p.k ? static_cast<int>(p.n - row0 - lane_row) : 0;
-        const u8* from = p.codes + static_cast<u64>(row0 + lane_row) * (p.k / 2) + k / 2;
-        const u64 stride = 32 / CHUNKS * static_cast<u64>(p.k / 2);
-        const u32 to = base + lane_row * W_PITCH + (swizzled(lane % CHUNKS, lane_row) << 4);
-#pragma unroll
-        for (int i = 0; i < ROWS; i += 32 / CHUNKS) {
-            if (i % 16 == 0 && i >= live) break;
-            copy16(to + i * W_PITCH, from, i < left);
-            from += stride;
+    auto fetch = [&] {
+        if (fetch_left == 0) return;
+        fetch_left--;
+        const u32 barrier = barriers + fetch_stage * 8;
+        if (lane == 0) {
+            barrier_expect(barrier, CODE_BYTES);
+            copy_box(shared_address(ring + fetch_stage * CODE_BYTES), &p.codes, barrier,
+                     (step0 + fetch_step) * (STEP / 2), (tile0 + fetch_tile) * 16);
         }
-        constexpr int PIECES = STEP / 8;  // 16 bytes of X each, a row
-        const u32 piece = lane % PIECES, column = k0 + piece * 8;
-        const u16* x = p.x + static_cast<u64>(lane / PIECES) * p.k + column;
-        u32 x_to = base + W_BYTES + SCALE_BYTES + lane / PIECES * X_PITCH + piece * 16;
+        u8* const to = scale_ring + fetch_stage * SCALE_BYTES;
+        if constexpr (STORED == PLAIN) {
+            if (lane < 16) copy16(to + lane * 16, p.scales.plain + block_at);
+        } else {
+            copy4(to + lane * 4, lane < 16 ? static_cast<const void*>(p.scales.codes + block_at)
+                                           : p.scales.second + (block_at >> p.second_shift));
+        }
+        arrive_after_copies(barrier);
+        block_at += BLOCKS;
+        if (++fetch_stage == p.stages) fetch_stage = 0;
+        if (++fetch_step == steps) fetch_step = 0, fetch_tile++, seek();
+    };
+    auto fetch_first = [&] {
+        fetch_left = end - begin, fetch_tile = begin / steps, fetch_step = begin % steps;
+        seek();
 #pragma unroll 1
-        for (u32 row = lane / PIECES; row < p.m; row += 32 / PIECES) {
-            copy16(x_to, x, column < p.k);
-            x += 32 / PIECES * p.k;
-            x_to += 32 / PIECES * X_PITCH;
-        }
-        if constexpr (FETCH == PLAIN) {
-#pragma unroll
-            for (int i = 0; i < LANE_ROWS; i++) {
-                u32 row = lane + 32 * i;
-                const float* from = p.scales.plain + ((min(row0 + row, most) * p.scale_stride + k0) >> p.block_shift);
-                if constexpr (UNITS == 4)
-                    copy16(base + W_BYTES + row * 16, from, true);
-                else
-                    copy8(base + W_BYTES + row * 8, from);
-            }
-        }
+        for (u32 i = 1; i < p.stages; i++) fetch();
     };
-    auto fetch_scales = [&](const Place& place, Pending& pending) {
-        const u32 k0 = first_column(place);
-        if (k0 >= p.k) return;
+    // A block of a row of X is 8 pieces of 16 bytes, two a lane: the first ones lie together, and the second ones, the
+    // other way round in every other row, so that what lanes read together lies in different banks.
+    auto copy_x = [&] {
+        constexpr int BATCH = 8;  // on their way at once
+        const u32 pieces = steps * (STEP / 8);
+        const uint4* const from = reinterpret_cast<const uint4*>(p.x + step0 * STEP);
+        u32 row = threadIdx.x < pieces ? 0 : p.m, piece = threadIdx.x;
+#pragma unroll 1
+        while (row < p.m) {
+            uint4 values[BATCH];
+            u32 to[BATCH];
 #pragma unroll
-        for (int i = 0; i < (FETCH == PLAIN ? 0 : LANE_ROWS); i++) {
-            u32 at = min(first_row(place) + lane + 32 * i, p.n - 1) * p.scale_stride + k0, block = at >> p.block_shift;
-            if constexpr (FETCH == CODED) {
-                pending.scale[i][0] = __ldg(p.scales.second + (block >> p.second_shift));
-                pending.codes[i] = UNITS == 4 ? __ldg(reinterpret_cast<const u32*>(p.scales.codes + block))
-                                              : __ldg(reinterpret_cast<const u16*>(p.scales.codes + block));
-            } else {
-#pragma unroll
-                for (int j = 0; j < UNITS; j++)
-                    pending.scale[i][FETCH == ANY ? j : 0] =
-                        k0 + j * UNIT < p.k ? scale_of(p.scales, (at + j * UNIT) >> p.block_shift) : 0;
+            for (int i = 0; i < BATCH; i++) {
+                to[i] = ~0u;
+                if (row < p.m) {
+                    values[i] = load(from + row * (p.k / 8) + piece);
+                    to[i] = ((piece / 32 * p.m + row) * BLOCKS + piece % 32 / 8) * x_pitch +
+                            (piece % 2 ^ row % 2) * 64 + piece % 8 / 2 * 16;
+                    piece += threads;
+                    if (piece >= pieces) piece = threadIdx.x, row++;
+                }
             }
+#pragma unroll
+            for (int i = 0; i < BATCH; i++)
+                if (to[i] != ~0u) *reinterpret_cast<uint4*>(x + to[i]) = values[i];
         }
-    };
-    auto keep_scales = [&](const Pending& pending, u32 stage) {
-        if (FETCH == PLAIN) return;
-        float* to = reinterpret_cast<float*>(ring + stage * stage_bytes + W_BYTES);
-#pragma unroll
-        for (int i = 0; i < LANE_ROWS; i++)
-#pragma unroll
-            for (int j = 0; j < UNITS; j++)
-                to[(lane + 32 * i) * UNITS + j] =
-                    FETCH == CODED ? __fadd_rn(__fmul_rn(second_table[pending.codes[i] >> (8 * j) & 255],
-                                                         pending.scale[i][0]), offset)
-                                   : pending.scale[i][FETCH == ANY ? j : 0];
     };
 
-    // The first stages: all copies go out before anything is waited for.
-    Place next = {0, 0, 0};
-    u32 filled = 0;
-#pragma unroll 1
-    for (u32 i = 1; i < p.stages; i++) {
-        if (filled < fills) copy_operands(next), advance(next), filled++;
-        asm volatile("cp.async.commit_group;");
+    if (lane == 0) {
+        prefetch_map(&p.codes);
+        for (u32 i = 0; i < p.stages; i++) barrier_init(barriers + i * 8, 32 + 1);
+        barriers_seen();
     }
-    Pending pending[MOST_STAGES - 1];
-    if constexpr (FETCH == CODED) {
-        Place place = {0, 0, 0};
-#pragma unroll
-        for (int i = 0; i < MOST_STAGES - 1; i++)
-            if (i < filled) fetch_scales(place, pending[i]), advance(place);
-    }
+    __syncwarp();
+    deal();
+    fetch_first();
     {
         u32 bits = T::narrow(__ldg(p.codebook + lane % 16));
-#pragma unroll 4
-        for (u32 byte = warp; byte < 256; byte += WARPS) {
+        for (u32 i = warp; i < 64; i += warps) {
+            u32 byte = i * 4 + lane / 8;
             u32 high = __shfl_sync(~0u, bits, byte >> 4), low = __shfl_sync(~0u, bits, byte & 15);
-            *reinterpret_cast<u32*>(table + byte * PAIR_PITCH + lane * 4) = p.low_first ? low | high << 16 : high | low << 16;
+            u32 both = p.low_first ? low | high << 16 : high | low << 16;
+            *reinterpret_cast<uint4*>(table + byte * PAIR_PITCH + lane % 8 * 16) = make_uint4(both, both, both, both);
         }
-        if (FETCH == CODED && threadIdx.x < 256) second_table[threadIdx.x] = __ldg(p.scales.table + threadIdx.x);
+        if constexpr (STORED == CODED)
+            for (u32 i = threadIdx.x; i < 256 * COPIES; i += threads)
+                second_table[i] = __ldg(p.scales.table + i / COPIES);
     }
+    end_of_overlap();
+    copy_x();
     __syncthreads();
-    if constexpr (FETCH == CODED) {
-#pragma unroll
-        for (int i = 0; i < MOST_STAGES - 1; i++)
-            if (i < filled) keep_scales(pending[i], i);
-    } else if constexpr (FETCH == ANY) {
-        Place place = {0, 0, 0};
-#pragma unroll 1
-        for (u32 i = 0; i < filled; i++) fetch_scales(place, pending[0]), keep_scales(pending[0], i), advance(place);
-    }
 
     // The pair for a byte of a word. With a pitch of 256, its address is put together from bytes: the lane's place, and
     // above it the byte.
@@ -226,137 +219,138 @@ static __device__ __forceinline__ void few(const Few& p) {
         if constexpr (PAIR_PITCH == 256)
             at = __byte_perm(word, place_of_lane, 0x5504 | byte << 4);
         else
-            at = (byte == 0 ? word << 7 : word >> (8 * byte - 7)) & 0x7f80 | place_of_lane;
+            at = ((byte == 0 ? word << 7 : word >> (8 * byte - 7)) & 0x7f80) | place_of_lane;
         return *reinterpret_cast<const u32*>(table + at);
     };
-    u32 stage = 0, pending_stage = 0;
-    bool is_pending = false;
-#pragma unroll 1
-    for (u32 group = 0; group < groups; group++) {
-        float sum[TILES][HALVES][4] = {};
-#pragma unroll 1
-        for (u32 round = 0; round < rounds; round++) {
-            // Everything but the newest stages - 2 groups has arrived.
-            switch (p.stages) {
-                case 2: asm volatile("cp.async.wait_group 0;" ::: "memory"); break;
-                case 3: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
-                case 4: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
-                case 5: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
-                default: asm volatile("cp.async.wait_group 4;" ::: "memory"); break;
-            }
-            if (is_pending) keep_scales(pending[0], pending_stage);
-            __syncwarp();
-            is_pending = filled < fills;
-            if (is_pending) {
-                // The stage read in the round before: every lane has passed the barrier above since.
-                pending_stage = next.stage;
-                copy_operands(next);
-                fetch_scales(next, pending[0]);
-                advance(next);
-                filled++;
-            }
-            asm volatile("cp.async.commit_group;");
-
-            const u8* at = ring + stage * stage_bytes;
-            if (++stage == p.stages) stage = 0;
-            if (round * WARPS + warp >= steps) continue;
-            const u8* x = at + W_BYTES + SCALE_BYTES + g * X_PITCH + t * UNIT / 2;
-            const float* scales = reinterpret_cast<const float*>(at + W_BYTES) + g * UNITS;
+    u32 operand[TOGETHER][HALVES][8] = {};  // stays zero where there is no row of X
+    float sum[HALVES][4] = {};
+    auto multiply_step = [&](const u8* at, const u8* scales_at, u32 step) {
+        const u8* const x_of_lane = x + (step * p.m + g) * BLOCKS * x_pitch + t * 16;
+        float scale[2][BLOCKS];
 #pragma unroll
-            for (int first = 0; first < UNITS; first += TOGETHER) {
-                u32 b[TOGETHER][HALVES][2 * PRODUCTS] = {};
-                u32 words[TOGETHER][TILES][2][2];
-                float d[TOGETHER][TILES][HALVES][4] = {};
+        for (int row = 0; row < 2; row++) {
+            const u8* const its = scales_at + (8 * row + row_of_lane) * (STORED == PLAIN ? 16 : 4);
+            if constexpr (STORED == PLAIN) {
+                *reinterpret_cast<float4*>(scale[row]) = *reinterpret_cast<const float4*>(its);
+            } else {
+                const u32 codes = *reinterpret_cast<const u32*>(its);
+                const float second = *reinterpret_cast<const float*>(its + 16 * 4);
 #pragma unroll
-                for (int half = 0; half < HALVES; half++)
-                    if (g + 8 * half < p.m)
-#pragma unroll
-                        for (int j = 0; j < TOGETHER; j++)
-#pragma unroll
-                            for (int i = 0; i < PRODUCTS / 2; i++)
-                                *reinterpret_cast<uint4*>(&b[j][half][4 * i]) = *reinterpret_cast<const uint4*>(
-                                    x + half * 8 * X_PITCH + (first + j) * UNIT * 2 + i * 16);
-#pragma unroll
-                for (int j = 0; j < TOGETHER; j++)
-#pragma unroll
-                    for (int tile = 0; tile < TILES; tile++)
-#pragma unroll
-                        for (int i = 0; i < 2; i++) {
-                            const u8* row = at + (16 * tile + 8 * i + g) * W_PITCH;
-                            u32 unit = first + j;
-                            if constexpr (UNIT == 64)
-                                *reinterpret_cast<uint2*>(words[j][tile][i]) = *reinterpret_cast<const uint2*>(
-                                    row + (swizzled(unit * 2 + t / 2, g) << 4) + t % 2 * 8);
-                            else
-                                words[j][tile][i][0] =
-                                    *reinterpret_cast<const u32*>(row + (swizzled(unit, g) << 4) + t * 4);
-                        }
-#pragma unroll
-                for (int i = 0; i < PRODUCTS; i++)
-#pragma unroll
-                    for (int j = 0; j < TOGETHER; j++)
-#pragma unroll
-                        for (int tile = 0; tile < TILES; tile++) {
-                            u32 a[4];
-#pragma unroll
-                            for (int part = 0; part < 4; part++)
-                                a[part] = pair(words[j][tile][part % 2][i / 2], i % 2 * 2 + part / 2);
-#pragma unroll
-                            for (int half = 0; half < HALVES; half++)
-                                multiply<T>(d[j][tile][half], a, b[j][half][2 * i], b[j][half][2 * i + 1]);
-                        }
-#pragma unroll
-                for (int j = 0; j < TOGETHER; j++)
-#pragma unroll
-                    for (int tile = 0; tile < TILES; tile++) {
-                        float s0 = scales[16 * tile * UNITS + first + j];
-                        float s1 = scales[(16 * tile + 8) * UNITS + first + j];
-#pragma unroll
-                        for (int half = 0; half < HALVES; half++)
-#pragma unroll
-                            for (int i = 0; i < 4; i++)
-                                sum[tile][half][i] = fmaf(d[j][tile][half][i], i < 2 ? s0 : s1, sum[tile][half][i]);
-                    }
+                for (int i = 0; i < BLOCKS; i++)
+                    scale[row][i] =
+                        __fadd_rn(__fmul_rn(second_table[(codes >> (8 * i) & 255) * COPIES + g], second), offset);
             }
         }
-        // The warps' sums over their parts of K, in a fixed order.
+#pragma unroll
+        for (int first = 0; first < BLOCKS; first += TOGETHER) {
+            u32 words[TOGETHER][2][2];
+            float d[TOGETHER][HALVES][4] = {};
+#pragma unroll
+            for (int j = 0; j < TOGETHER; j++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const u8* row = at + (8 * i + row_of_lane) * (STEP / 2);
+                    *reinterpret_cast<uint2*>(words[j][i]) = *reinterpret_cast<const uint2*>(
+                        row + (((first + j) * 2 + t / 2 ^ row_of_lane) << 4) + t % 2 * 8);
+                }
+#pragma unroll
+                for (int half = 0; half < HALVES; half++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++)
+                        load16_if(&operand[j][half][4 * i],
+                                  x_of_lane + (half * 8 * BLOCKS + first + j) * x_pitch + (i ^ g % 2) * 64,
+                                  g + 8 * half < p.m);
+            }
+#pragma unroll
+            for (int i = 0; i < BLOCK / 16; i++)
+#pragma unroll
+                for (int j = 0; j < TOGETHER; j++) {
+                    u32 a[4];
+#pragma unroll
+                    for (int part = 0; part < 4; part++)
+                        a[part] = pair(words[j][part % 2][i / 2], i % 2 * 2 + part / 2);
+#pragma unroll
+                    for (int half = 0; half < HALVES; half++)
+                        multiply<T>(d[j][half], a, operand[j][half][2 * i], operand[j][half][2 * i + 1]);
+                }
+#pragma unroll
+            for (int row = 0; row < 2; row++)
+#pragma unroll
+                for (int j = 0; j < TOGETHER; j++)
+#pragma unroll
+                    for (int half = 0; half < HALVES; half++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++)
+                            sum[half][2 * row + i] =
+                                fmaf(d[j][half][2 * row + i], scale[row][first + j], sum[half][2 * row + i]);
+        }
+    };
+    auto keep_sums = [&](u32 slot) {
 #pragma unroll
         for (int half = 0; half < HALVES; half++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                u32 m = 8 * half + 2 * t + i % 2;
-                if (m < p.m)
-#pragma unroll
-                    for (int tile = 0; tile < TILES; tile++)
-                        partial[(warp * p.m + m) * ROWS + 16 * tile + i / 2 * 8 + g] = sum[tile][half][i];
+                const u32 token = 8 * half + 2 * t + i % 2;
+                if (token < p.m)
+                    partial[((warp * 2 + slot) * p.m + token) * 16 + i / 2 * 8 + row_of_lane] = sum[half][i];
+                sum[half][i] = 0;
             }
-        __syncthreads();
-        for (u32 i = threadIdx.x; i < p.m * ROWS; i += 32 * WARPS) {
-            u32 n = (first_tile + group * TILES) * 16 + i % ROWS;
-            float total = 0;
-#pragma unroll
-            for (int w = 0; w < WARPS; w++) total += partial[w * p.m * ROWS + i];
-            if (n < min(last_tile * 16, p.n)) p.y[static_cast<u64>(i / ROWS) * p.n + n] = T::narrow(total);
+    };
+
+    u32 stage = 0, phase = 0;
+#pragma unroll 1
+    while (true) {
+        u32 step = begin % steps, slot = 0;
+#pragma unroll 1
+        for (u32 left = end - begin; left > 0; left--) {
+            barrier_wait(barriers + stage * 8, phase);
+            __syncwarp();
+            // Into the stage read in the round before: every lane has passed the line above since.
+            fetch();
+            multiply_step(ring + stage * CODE_BYTES, scale_ring + stage * SCALE_BYTES, step);
+            if (++stage == p.stages) stage = 0, phase ^= 1;
+            if (++step == steps || left == 1) keep_sums(slot), slot = 1, step = 0;
         }
+        const u32 done_tile0 = tile0, done_tiles = tiles, done_steps = steps;
+        const bool is_first = step0 == 0, is_last = step0 + steps == all_steps;
+        step0 += steps;
+        if (is_last) step0 = 0, tile0 += tiles;
+        const bool more = tile0 < last_tile;
+        __syncwarp();
+        if (more) deal(), fetch_first();
+        __syncthreads();
+        // The warps' sums, in a fixed order.
+        const u32 items = done_tiles * done_steps, rows = done_tiles * 16;
+        for (u32 i = threadIdx.x; i < p.m * rows; i += threads) {
+            const u32 token = i / rows, row = i % rows, first = row / 16 * done_steps, last = first + done_steps - 1;
+            const u32 last_warp = ((last + 1) * warps - 1) / items;
+            float value = is_first ? 0 : total[i];
+            for (u32 w = ((first + 1) * warps - 1) / items; w <= last_warp; w++) {
+                const u32 its_begin = items * w / warps;
+                if (its_begin == items * (w + 1) / warps) continue;
+                value += partial[((w * 2 + (its_begin < first)) * p.m + token) * 16 + row % 16];
+            }
+            const u32 n = done_tile0 * 16 + row;
+            if (!is_last)
+                total[i] = value;
+            else if (n < p.n)
+                p.y[static_cast<u64>(token) * p.n + n] = T::narrow(value);
+        }
+        if (!more) break;
+        if (p.pass_steps < all_steps) copy_x();
         __syncthreads();
     }
 }
 
-#define KERNEL(name, type, step, tiles, unit, halves, fetch)                                        \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, 1)                                            \
-        codebook_few_##name##_s##step##_t##tiles##_u##unit##_h##halves##_##fetch(const Few p) { \
-        few<type, step, tiles, unit, halves, fetch>(p);                                             \
+#define KERNEL(name, type, halves, stored)                              \
+    extern "C" __global__ void __launch_bounds__(32 * MOST_WARPS, 1)     \
+        codebook_few_##name##_h##halves##_##stored(const __grid_constant__ Few p) {       \
+        few<type, halves, stored>(p);                                   \
     }
-#define KERNELS(name, type)                      \
-    KERNEL(name, type, 256, 2, 64, 1, PLAIN)  \
-    KERNEL(name, type, 256, 2, 64, 1, CODED)  \
-    KERNEL(name, type, 128, 4, 64, 2, PLAIN)  \
-    KERNEL(name, type, 128, 4, 64, 2, CODED)  \
-    KERNEL(name, type, 128, 2, 64, 2, PLAIN)  \
-    KERNEL(name, type, 128, 2, 64, 2, CODED)  \
-    KERNEL(name, type, 128, 2, 64, 1, ANY)    \
-    KERNEL(name, type, 128, 2, 64, 2, ANY)    \
-    KERNEL(name, type, 128, 2, 32, 1, ANY)    \
-    KERNEL(name, type, 128, 2, 32, 2, ANY)
+#define KERNELS(name, type)        \
+    KERNEL(name, type, 1, PLAIN)   \
+    KERNEL(name, type, 1, CODED)   \
+    KERNEL(name, type, 2, PLAIN)   \
+    KERNEL(name, type, 2, CODED)
 KERNELS(bf16, BF16)
 KERNELS(f16, F16)

@@ -3,42 +3,58 @@
 //
 // A warp a row of the weight. Activations are small and come from the first-level cache.
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "packs.cuh"
 
 static constexpr int WARPS = 4;
 
-// Eight elements that nobody reads again.
-template <class T>
-static __device__ __forceinline__ void load_once(const typename T::storage *from, float (&to)[8]) {
-    typedef Pack<typename T::storage, 8> Eight;
-    union {
-        uint4 words[sizeof(Eight) / 16];
-        Eight pack;
-    } bits;
-#pragma unroll
-    for (int i = 0; i < sizeof(Eight) / 16; i++) bits.words[i] = __ldcs(reinterpret_cast<const uint4 *>(from) + i);
-#pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = T::widen(bits.pack.values[i]);
-}
-
 template <class T, class Y, int TOKENS>
 static __device__ __forceinline__ void few(const typename T::storage *x, const typename T::storage *w,
                                            typename Y::storage *y, u32 tokens, u32 rows, u32 cols) {
+    typedef Pack<typename T::storage, 8> Eight;
+    constexpr int WORDS = sizeof(Eight) / 16;
+    // Of a lane, on their way at once.
+    constexpr int BATCH = TOKENS == 1 && WORDS == 1 ? 8 : 4;
     const u32 row = blockIdx.x * WARPS + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     const typename T::storage *weights = w + static_cast<u64>(row) * cols;
+    union {
+        uint4 words[WORDS];
+        Eight pack;
+    } bits[BATCH];
+    // Nobody reads them again. Volatile: all of a batch go out before the first is waited for.
+    auto fetch = [&](u32 first) {
+#pragma unroll
+        for (int b = 0; b < BATCH; b++) {
+            const u32 col = first + (b * 32 + lane) * 8;
+#pragma unroll
+            for (int i = 0; i < WORDS; i++)
+                if (col < cols) {
+                    uint4 &to = bits[b].words[i];
+                    asm volatile("ld.global.cs.v4.u32 {%0, %1, %2, %3}, [%4];"
+                                 : "=r"(to.x), "=r"(to.y), "=r"(to.z), "=r"(to.w)
+                                 : "l"(reinterpret_cast<const uint4 *>(weights + col) + i));
+                }
+        }
+    };
+    fetch(0);
+    end_of_overlap();
     float sums[TOKENS] = {};
-#pragma unroll 4
-    for (u32 col = lane * 8; col < cols; col += 256) {
-        float weight[8];
-        load_once<T>(weights + col, weight);
+#pragma unroll 1
+    for (u32 first = 0; first < cols; first += BATCH * 256) {
+        if (first > 0) fetch(first);
 #pragma unroll
-        for (int t = 0; t < TOKENS; t++) {
-            if (TOKENS > 1 && t >= tokens) break;
-            float values[8];
-            load<T>(x + static_cast<u64>(t) * cols + col, values);
+        for (int b = 0; b < BATCH; b++) {
+            const u32 col = first + (b * 32 + lane) * 8;
+            if (col >= cols) break;
 #pragma unroll
-            for (int i = 0; i < 8; i++) sums[t] = fmaf(values[i], weight[i], sums[t]);
+            for (int t = 0; t < TOKENS; t++) {
+                if (TOKENS > 1 && t >= tokens) break;
+                float values[8];
+                load<T>(x + static_cast<u64>(t) * cols + col, values);
+#pragma unroll
+                for (int i = 0; i < 8; i++) sums[t] = fmaf(values[i], T::widen(bits[b].pack.values[i]), sums[t]);
+            }
         }
     }
 #pragma unroll

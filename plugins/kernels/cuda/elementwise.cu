@@ -1,6 +1,7 @@
 // What touches each value once. A thread handles COUNT neighbours; grids stride over any size.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "packs.cuh"
 
 namespace {
@@ -60,12 +61,15 @@ __device__ void widen_values(const typename T::storage *x, float *out, long long
 
 #define DEFINE(T, NAME, COUNT)                                                                                      \
     extern "C" __global__ void add_##NAME##_##COUNT(T::storage *x, const T::storage *y, long long values) {                            \
+        end_of_overlap();                                                                                           \
         add<T, COUNT>(x, y, values);                                                                                \
     }                                                                                                               \
     extern "C" __global__ void silu_product_##NAME##_##COUNT(T::storage *gate, const T::storage *up, long long values) {               \
+        end_of_overlap();                                                                                           \
         silu_product<T, COUNT>(gate, up, values);                                                                   \
     }                                                                                                               \
     extern "C" __global__ void widen_##NAME##_##COUNT(const T::storage *x, float *out, long long values) {                    \
+        end_of_overlap();                                                                                           \
         widen_values<T, COUNT>(x, out, values);                                                                     \
     }
 FOR_TYPES_AND_PACKS(DEFINE)
@@ -74,6 +78,7 @@ FOR_TYPES_AND_PACKS(DEFINE)
 #define DEFINE(T, NAME)                                                                                          \
     extern "C" __global__ void add_bias_##NAME(const float *sums, const float *bias, T::storage *out, long long values,     \
                                                int width) {                                                       \
+        end_of_overlap();                                                                                         \
         add_bias<T>(sums, bias, out, values, width);                                                              \
     }
 FOR_TYPES(DEFINE)

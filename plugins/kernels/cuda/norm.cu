@@ -1,6 +1,7 @@
 // Root mean square norms (Zhang and Sennrich 2019), one block a row: x / sqrt(mean(x²) + eps) · weight.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "packs.cuh"
 
 namespace {
@@ -19,6 +20,7 @@ __device__ float block_sum(float value) {
 // With `delta`, x becomes round(x + delta) first: the residual stream.
 template <class T, int COUNT>
 __device__ void rms_norm(typename T::storage *x, const typename T::storage *delta, const float *weight, typename T::storage *out, int width, float eps) {
+    end_of_overlap();
     const long long row = static_cast<long long>(blockIdx.x) * width;
     float sum = 0;
     for (int col = threadIdx.x * COUNT; col < width; col += blockDim.x * COUNT) {

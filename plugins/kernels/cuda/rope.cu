@@ -1,6 +1,7 @@
 // Rotary position embeddings in place: halves a, b of each head become a cos - b sin, b cos + a sin.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "packs.cuh"
 
 namespace {
@@ -9,6 +10,7 @@ namespace {
 template <class T, int COUNT>
 __device__ void rope(typename T::storage *q, typename T::storage *k, const float *cos, const float *sin, int rows, int length, int q_heads, int k_heads,
                      int half) {
+    end_of_overlap();
     const int steps = half / COUNT, heads = q_heads + k_heads;
     const long long index = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (index >= static_cast<long long>(rows) * heads * steps) return;

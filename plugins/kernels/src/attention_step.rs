@@ -174,7 +174,7 @@ impl AttentionStep {
             step.batch as u32,
         ];
         // SAFETY: the argument has the layout of the kernel's; memory is as the caller promises.
-        unsafe { function.launch(grid, THREADS, 0, stream, arguments![&argument]) }
+        unsafe { function.launch_overlapping(grid, THREADS, 0, stream, arguments![&argument]) }
     }
 }
 

@@ -1,137 +1,167 @@
 //! Products of 1 to 16 rows of activations with a block codebook, bound by reading the weights once.
 
-use crate::{
-    CUdeviceptr, CUstream, Codebook, Element, Error, Function, Module, Result, Scales,
-    codebook::ScalesArgument,
-    driver::{arguments, device_attribute, fatbin, multiprocessors},
+mod plan;
+
+use cudarc::driver::sys::{
+    CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+    },
+    CUtensorMap,
 };
-use cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+
+use crate::{
+    CUdeviceptr, CUstream, Codebook, Element, Function, Module, Result, Scales,
+    codebook::ScalesArgument,
+    codebook_few_any::FewAny,
+    driver::{arguments, device_attribute, fatbin, multiprocessors},
+    tensor_map::Tiles,
+};
+use plan::{BLOCK, Limits, Plan, STEP, Sizes};
 
 /// The most rows of activations.
 pub const MOST_TOKENS: usize = 16;
 
-// As in `cuda/codebook_few.cu`.
-const WARPS: usize = 8;
-/// Shared memory that is not dynamic.
-const STATIC_BYTES: usize = 256 * 4;
-const MOST_STAGES: usize = 6;
-
-/// How a row's scales of one step are fetched.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fetch {
-    /// As one vector of f32.
-    Plain,
-    /// As one vector of codes, under one scale of the second level.
-    Coded,
-    /// One by one, wherever they lie.
-    Any,
-}
-
-/// One instance of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Shape {
-    /// Columns a warp takes in one step.
-    step: usize,
-    /// 16-row tiles of the weight a block of threads takes at a time.
-    tiles: usize,
-    /// Elements of a row that share a scale.
-    unit: usize,
-    /// 8 rows of activations each.
-    halves: usize,
-    fetch: Fetch,
-}
-
-const SHAPES: [Shape; 10] = [
-    Shape::new(256, 2, 64, 1, Fetch::Plain),
-    Shape::new(256, 2, 64, 1, Fetch::Coded),
-    Shape::new(128, 4, 64, 2, Fetch::Plain),
-    Shape::new(128, 4, 64, 2, Fetch::Coded),
-    Shape::new(128, 2, 64, 2, Fetch::Plain),
-    Shape::new(128, 2, 64, 2, Fetch::Coded),
-    Shape::new(128, 2, 64, 1, Fetch::Any),
-    Shape::new(128, 2, 64, 2, Fetch::Any),
-    Shape::new(128, 2, 32, 1, Fetch::Any),
-    Shape::new(128, 2, 32, 2, Fetch::Any),
-];
-
-impl Shape {
-    const fn new(step: usize, tiles: usize, unit: usize, halves: usize, fetch: Fetch) -> Self {
-        Self {
-            step,
-            tiles,
-            unit,
-            halves,
-            fetch,
-        }
-    }
-
-    fn name(self, element: Element) -> String {
-        let fetch = match self.fetch {
-            Fetch::Plain => "PLAIN",
-            Fetch::Coded => "CODED",
-            Fetch::Any => "ANY",
-        };
-        format!(
-            "codebook_few_{}_s{}_t{}_u{}_h{}_{fetch}",
-            element.name(),
-            self.step,
-            self.tiles,
-            self.unit,
-            self.halves
-        )
-    }
-
-    /// Whether this instance can multiply `tokens` rows of activations with `weight`.
-    fn suits(self, weight: &Codebook, tokens: usize) -> bool {
-        let aligned = weight.block == self.unit && weight.cols.is_multiple_of(self.step);
-        weight.unit() == Some(self.unit)
-            && tokens.div_ceil(8) == self.halves
-            && match (self.fetch, weight.scales) {
-                (Fetch::Any, _) => true,
-                (Fetch::Plain, Scales::Plain(_)) => aligned,
-                (Fetch::Coded, Scales::Coded { block, .. }) => {
-                    aligned && block.is_power_of_two() && block.is_multiple_of(self.step / self.unit)
-                }
-                _ => false,
-            }
-    }
-
-    /// Bytes of dynamic shared memory that do not depend on the number of stages, and those of one stage.
-    fn shared(self, tokens: usize) -> (usize, usize) {
-        let rows = 16 * self.tiles;
-        let table = 256 * if self.halves == 1 { 256 } else { 128 };
-        let fixed = table + WARPS * tokens * rows * 4;
-        let stage = rows * self.step / 2 + rows * (self.step / self.unit) * 4 + tokens * (self.step * 2 + 16);
-        (fixed, WARPS * stage)
-    }
-}
+/// What the driver keeps of a block's shared memory.
+const RESERVED_BYTES: usize = 1024;
 
 /// `struct Few` of `cuda/codebook_few.cu`.
 #[repr(C)]
 struct Arguments {
+    codes: CUtensorMap,
     y: CUdeviceptr,
     x: CUdeviceptr,
-    codes: CUdeviceptr,
     table: CUdeviceptr,
     scales: ScalesArgument,
     tokens: u32,
     rows: u32,
     cols: u32,
-    scale_stride: u32,
-    block_shift: u32,
     second_shift: u32,
     low_first: u32,
+    pass_steps: u32,
     stages: u32,
+    x_apart: u32,
+}
+
+/// The kernels of one element type: for up to 8 tokens and for more, scales plain and coded.
+type Functions = [[Function; 2]; 2];
+
+/// The kernels for blocks of 64, for Hopper.
+#[derive(Debug)]
+struct Hopper {
+    bf16: Functions,
+    f16: Functions,
+    limits: Limits,
+    _module: Module,
+}
+
+impl Hopper {
+    /// Loads the kernels into the current context; `None` where the GPU is no Hopper.
+    fn load() -> Result<Option<Self>> {
+        if device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)? != 9 {
+            return Ok(None);
+        }
+        let module = Module::load(fatbin!("codebook_few"))?;
+        let most_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let all_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?;
+        let kernel = |element: Element, halves, stored| -> Result<Function> {
+            let function = module.function(&format!("codebook_few_{}_h{halves}_{stored}", element.name()))?;
+            function.allow_shared_memory(most_shared)?;
+            function.prefer_shared_memory()?;
+            Ok(function)
+        };
+        let kernels = |element| -> Result<Functions> {
+            Ok([
+                [kernel(element, 1, "PLAIN")?, kernel(element, 1, "CODED")?],
+                [kernel(element, 2, "PLAIN")?, kernel(element, 2, "CODED")?],
+            ])
+        };
+        Ok(Some(Self {
+            bf16: kernels(Element::BF16)?,
+            f16: kernels(Element::F16)?,
+            limits: Limits {
+                multiprocessors: multiprocessors()? as usize,
+                shared: most_shared as usize,
+                half: all_shared as usize / 2 - RESERVED_BYTES,
+            },
+            _module: module,
+        }))
+    }
+
+    /// How to multiply `tokens` rows of activations with `weight`; `None` where these kernels cannot.
+    fn plan(&self, weight: &Codebook, tokens: usize) -> Option<Plan> {
+        let second_suits = match weight.scales {
+            Scales::Plain(_) => true,
+            Scales::Coded { block, .. } => block.is_power_of_two() && block.is_multiple_of(STEP / BLOCK),
+        };
+        let suits = weight.unit().is_some()
+            && weight.block == BLOCK
+            && weight.cols.is_multiple_of(STEP)
+            && (1..=MOST_TOKENS).contains(&tokens)
+            && second_suits;
+        let sizes = Sizes {
+            rows: weight.rows,
+            cols: weight.cols,
+            tokens,
+            coded: matches!(weight.scales, Scales::Coded { .. }),
+        };
+        suits.then(|| Plan::best(sizes, self.limits)).flatten()
+    }
+
+    /// As [`Few::run`], by a plan for these operands.
+    unsafe fn run(
+        &self,
+        plan: Plan,
+        functions: &Functions,
+        weight: &Codebook,
+        (x, tokens, y): (CUdeviceptr, usize, CUdeviceptr),
+        stream: CUstream,
+    ) -> Result<()> {
+        let (coded, second_shift) = match weight.scales {
+            Scales::Plain(_) => (0, 0),
+            Scales::Coded { block, .. } => (1, block.trailing_zeros()),
+        };
+        let codes = Tiles {
+            address: weight.codes,
+            element: 1,
+            rows: weight.rows,
+            cols: weight.cols / 2,
+            pitch: weight.cols / 2,
+            box_rows: 16,
+            box_cols: STEP / 2,
+            swizzled: true,
+        };
+        let arguments = Arguments {
+            codes: codes.map()?,
+            y,
+            x,
+            table: weight.table,
+            scales: weight.scales.argument(),
+            tokens: tokens as u32,
+            rows: weight.rows as u32,
+            cols: weight.cols as u32,
+            second_shift,
+            low_first: u32::from(weight.low_first),
+            pass_steps: plan.pass_steps as u32,
+            stages: plan.stages as u32,
+            x_apart: u32::from(plan.x_apart),
+        };
+        let blocks = weight.rows.div_ceil(16).min(self.limits.multiprocessors);
+        let (grid, threads) = ([blocks as u32, 1, 1], 32 * plan.warps as u32);
+        let function = functions[usize::from(tokens > 8)][coded];
+        // SAFETY: the one argument is the kernel's; memory is as the caller promises. Before its wait, the kernel reads
+        // nothing but the weight.
+        unsafe {
+            function.launch_overlapping(grid, threads, plan.shared as u32, stream, arguments![&arguments])
+        }
+    }
 }
 
 /// The kernels, loaded into one context.
 #[derive(Debug)]
 pub struct Few {
-    bf16: [Function; SHAPES.len()],
-    f16: [Function; SHAPES.len()],
-    multiprocessors: usize,
-    shared: usize,
-    _module: Module,
+    hopper: Option<Hopper>,
+    any: FewAny,
 }
 
 impl Few {
@@ -140,48 +170,31 @@ impl Few {
     /// # Errors
     /// As [`Module::load`].
     pub fn load() -> Result<Self> {
-        let module = Module::load(fatbin!("codebook_few"))?;
-        let shared =
-            device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? - STATIC_BYTES as u32;
-        let kernels = |element| -> Result<[Function; SHAPES.len()]> {
-            let mut functions = Vec::with_capacity(SHAPES.len());
-            for shape in SHAPES {
-                let function = module.function(&shape.name(element))?;
-                function.allow_shared_memory(shared)?;
-                functions.push(function);
-            }
-            functions
-                .try_into()
-                .map_err(|_| Error::Unsupported("a kernel a shape".to_owned()))
-        };
         Ok(Self {
-            bf16: kernels(Element::BF16)?,
-            f16: kernels(Element::F16)?,
-            multiprocessors: multiprocessors()? as usize,
-            shared: shared as usize,
-            _module: module,
+            hopper: Hopper::load()?,
+            any: FewAny::load()?,
         })
     }
 
     /// Whether [`run`](Self::run) can multiply `tokens` rows of activations of this type with `weight` on this GPU.
     pub fn fits(&self, weight: &Codebook, tokens: usize, element: Element) -> bool {
-        element != Element::F32 && self.shape(weight, tokens).is_some()
+        self.on_hopper(weight, tokens, element).is_some() || self.any.fits(weight, tokens, element)
     }
 
-    /// The kernel's instance, by its place in [`SHAPES`], and its number of stages: the first that suits.
-    fn shape(&self, weight: &Codebook, tokens: usize) -> Option<(usize, usize)> {
-        if tokens == 0 || tokens > MOST_TOKENS {
-            return None;
-        }
-        let tiles = weight.rows.div_ceil(16).div_ceil(self.multiprocessors);
-        SHAPES.iter().enumerate().find_map(|(index, shape)| {
-            if !shape.suits(weight, tokens) || shape.tiles > 2 && tiles <= 2 {
-                return None;
-            }
-            let (fixed, stage) = shape.shared(tokens);
-            let stages = (self.shared.checked_sub(fixed)? / stage).min(MOST_STAGES);
-            (stages >= 2).then_some((index, stages))
-        })
+    /// The kernels for Hopper and how they do it, where they can.
+    fn on_hopper(
+        &self,
+        weight: &Codebook,
+        tokens: usize,
+        element: Element,
+    ) -> Option<(&Hopper, &Functions, Plan)> {
+        let hopper = self.hopper.as_ref()?;
+        let functions = match element {
+            Element::BF16 => &hopper.bf16,
+            Element::F16 => &hopper.f16,
+            Element::F32 => return None,
+        };
+        Some((hopper, functions, hopper.plan(weight, tokens)?))
     }
 
     /// `y = x · weightᵀ`: `x` `[tokens, cols]`, `y` `[tokens, rows]`, both of type `element`, aligned to 16 bytes.
@@ -190,7 +203,8 @@ impl Few {
     /// place of one rounding.
     ///
     /// # Safety
-    /// The buffers of `weight` are those of its shape; `x` and `y` are as long as said.
+    /// The buffers of `weight` are those of its shape; `x` and `y` are as long as said. The kernel launched last on
+    /// `stream` does not write the weight: it is read while that may still run.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where [`fits`](Self::fits) says no; [`Error::Driver`].
@@ -203,48 +217,14 @@ impl Few {
         element: Element,
         stream: CUstream,
     ) -> Result<()> {
-        let unsupported = || {
-            Error::Unsupported(format!(
-                "codebook_few: {tokens} tokens of {element:?}, {weight:?}"
-            ))
-        };
-        let (index, stages) = self.shape(weight, tokens).ok_or_else(unsupported)?;
-        let functions = match element {
-            Element::BF16 => &self.bf16,
-            Element::F16 => &self.f16,
-            Element::F32 => return Err(unsupported()),
-        };
-        let shape = SHAPES[index];
-        let (fixed, stage) = shape.shared(tokens);
-        let second_shift = match weight.scales {
-            Scales::Plain(_) => 0,
-            Scales::Coded { block, .. } => block.trailing_zeros(),
-        };
-        let arguments = Arguments {
-            y,
-            x,
-            codes: weight.codes,
-            table: weight.table,
-            scales: weight.scales.argument(),
-            tokens: tokens as u32,
-            rows: weight.rows as u32,
-            cols: weight.cols as u32,
-            scale_stride: weight.scale_stride() as u32,
-            block_shift: weight.block.trailing_zeros(),
-            second_shift,
-            low_first: u32::from(weight.low_first),
-            stages: stages as u32,
-        };
-        let blocks = weight.rows.div_ceil(16).min(self.multiprocessors);
-        // SAFETY: the one argument is the kernel's; memory is as the caller promises.
+        // SAFETY: as the caller promises.
         unsafe {
-            functions[index].launch(
-                [blocks as u32, 1, 1],
-                32 * WARPS as u32,
-                (fixed + stages * stage) as u32,
-                stream,
-                arguments![&arguments],
-            )
+            match self.on_hopper(weight, tokens, element) {
+                Some((hopper, functions, plan)) => {
+                    hopper.run(plan, functions, weight, (x, tokens, y), stream)
+                }
+                None => self.any.run(weight, x, tokens, y, element, stream),
+            }
         }
     }
 }

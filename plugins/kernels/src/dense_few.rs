@@ -46,6 +46,10 @@ impl Shape {
     pub fn fits(&self) -> bool {
         (1..=MOST_TOKENS).contains(&self.tokens) && self.rows > 0 && self.cols.is_multiple_of(PACK)
     }
+
+    fn grid(&self) -> [u32; 3] {
+        [self.rows.div_ceil(WARPS) as u32, 1, 1]
+    }
 }
 
 impl Few {
@@ -85,16 +89,10 @@ impl Few {
         (y, out): (CUdeviceptr, Element),
         stream: CUstream,
     ) -> Result<()> {
-        let functions = PAIRS
-            .iter()
-            .position(|pair| *pair == (element, out))
-            .filter(|_| shape.fits())
-            .map(|index| self.functions[index])
-            .ok_or_else(|| Error::Unsupported(format!("dense_few: {shape:?} of {element:?} as {out:?}")))?;
         // SAFETY: types and order are those of the kernel; memory is as the caller promises.
         unsafe {
-            functions[usize::from(shape.tokens > 1)].launch(
-                [shape.rows.div_ceil(WARPS) as u32, 1, 1],
+            self.function(shape, element, out)?.launch(
+                shape.grid(),
                 32 * WARPS as u32,
                 0,
                 stream,
@@ -104,9 +102,52 @@ impl Few {
                     &y,
                     &(shape.tokens as u32),
                     &(shape.rows as u32),
-                    &(shape.cols as u32),
+                    &(shape.cols as u32)
                 ],
             )
         }
+    }
+
+    /// As [`run`](Self::run), but where the GPU can, the weight is read while the kernel before this one still runs.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run); the kernel launched last on `stream` does not write the weight.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub unsafe fn run_overlapping(
+        &self,
+        shape: Shape,
+        (x, weight, element): (CUdeviceptr, CUdeviceptr, Element),
+        (y, out): (CUdeviceptr, Element),
+        stream: CUstream,
+    ) -> Result<()> {
+        // SAFETY: types and order are those of the kernel; memory is as the caller promises. Before its wait, the kernel
+        // reads nothing but the weight.
+        unsafe {
+            self.function(shape, element, out)?.launch_overlapping(
+                shape.grid(),
+                32 * WARPS as u32,
+                0,
+                stream,
+                arguments![
+                    &x,
+                    &weight,
+                    &y,
+                    &(shape.tokens as u32),
+                    &(shape.rows as u32),
+                    &(shape.cols as u32)
+                ],
+            )
+        }
+    }
+
+    fn function(&self, shape: Shape, element: Element, out: Element) -> Result<Function> {
+        PAIRS
+            .iter()
+            .position(|pair| *pair == (element, out))
+            .filter(|_| shape.fits())
+            .map(|index| self.functions[index][usize::from(shape.tokens > 1)])
+            .ok_or_else(|| Error::Unsupported(format!("dense_few: {shape:?} of {element:?} as {out:?}")))
     }
 }

@@ -2,10 +2,12 @@
 
 use std::{
     ffi::{CString, c_void},
-    ptr,
+    ptr, slice,
 };
 
-use cudarc::driver::sys::{self, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CUfunction, CUmodule, CUstream,
+};
 
 use crate::{
     Error, Result,
@@ -46,6 +48,7 @@ impl Element {
 #[derive(Debug)]
 pub struct Module {
     handle: CUmodule,
+    overlaps: bool,
 }
 
 // SAFETY: a module's handle may be used from any thread that has made its context current.
@@ -55,7 +58,11 @@ unsafe impl Sync for Module {}
 
 /// A kernel of a [`Module`], which must outlive it.
 #[derive(Clone, Copy, Debug)]
-pub struct Function(CUfunction);
+pub struct Function {
+    handle: CUfunction,
+    /// Whether its code is that for a GPU on which kernels can overlap.
+    overlaps: bool,
+}
 
 // SAFETY: a function's handle may be used from any thread that has made its context current.
 unsafe impl Send for Function {}
@@ -90,7 +97,12 @@ impl Module {
         // SAFETY: the image is complete, and the driver copies what it needs of it.
         let result = unsafe { sys::cuModuleLoadData(&raw mut handle, image.as_ptr().cast()) };
         check(result, || "cuModuleLoadData".to_owned())?;
-        Ok(Self { handle })
+        // What is compiled from PTX for compute capability 8 does not wait for the kernel before it.
+        let capability = device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        Ok(Self {
+            handle,
+            overlaps: matches!(capability, 9 | 10 | 12),
+        })
     }
 
     /// The kernel of this name.
@@ -104,7 +116,10 @@ impl Module {
         // SAFETY: the module is loaded, and the name ends with a zero byte.
         let result = unsafe { sys::cuModuleGetFunction(&raw mut function, self.handle, text.as_ptr()) };
         check(result, call)?;
-        Ok(Function(function))
+        Ok(Function {
+            handle: function,
+            overlaps: self.overlaps,
+        })
     }
 }
 
@@ -123,8 +138,19 @@ impl Function {
     pub fn allow_shared_memory(self, bytes: u32) -> Result<()> {
         let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is loaded.
-        let result = unsafe { sys::cuFuncSetAttribute(self.0, attribute, bytes as i32) };
+        let result = unsafe { sys::cuFuncSetAttribute(self.handle, attribute, bytes as i32) };
         check(result, || format!("cuFuncSetAttribute(shared memory, {bytes})"))
+    }
+
+    /// Gives the kernel as much of a multiprocessor's memory as can be shared memory, not cache.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub(crate) fn prefer_shared_memory(self) -> Result<()> {
+        let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        // SAFETY: the function is loaded.
+        let result = unsafe { sys::cuFuncSetAttribute(self.handle, attribute, 100) };
+        check(result, || "cuFuncSetAttribute(carveout)".to_owned())
     }
 
     /// Puts the kernel on `stream`: `grid` blocks of `block` threads with `shared` bytes of dynamic shared memory.
@@ -144,28 +170,87 @@ impl Function {
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
         // SAFETY: as the caller promises.
-        let result = unsafe {
-            sys::cuLaunchKernel(
-                self.0,
-                grid[0],
-                grid[1],
-                grid[2],
+        unsafe { self.launch_with(&mut [], grid, block, shared, stream, arguments) }
+    }
+
+    /// As [`launch`](Self::launch), but where the GPU can, the kernel may start while the one before it on the stream
+    /// still runs, once all of that one's blocks have ended or have passed `end_of_overlap` of `cuda/overlap.cuh`.
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch); before its own `end_of_overlap`, which it has, the kernel writes nothing and
+    /// reads only what the kernel before it does not write.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub(crate) unsafe fn launch_overlapping(
+        self,
+        grid: [u32; 3],
+        block: u32,
+        shared: u32,
+        stream: CUstream,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        if !self.overlaps {
+            // SAFETY: as the caller promises.
+            return unsafe { self.launch(grid, block, shared, stream, arguments) };
+        }
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        // SAFETY: as the caller promises.
+        unsafe {
+            self.launch_with(
+                slice::from_mut(&mut early),
+                grid,
                 block,
-                1,
-                1,
                 shared,
                 stream,
+                arguments,
+            )
+        }
+    }
+
+    unsafe fn launch_with(
+        self,
+        attributes: &mut [sys::CUlaunchAttribute],
+        grid: [u32; 3],
+        block: u32,
+        shared: u32,
+        stream: CUstream,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid[0],
+            gridDimY: grid[1],
+            gridDimZ: grid[2],
+            blockDimX: block,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: stream,
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
+        };
+        // SAFETY: as the caller promises; the attributes outlive the call.
+        let result = unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                self.handle,
                 arguments.as_mut_ptr(),
                 ptr::null_mut(),
             )
         };
-        check(result, || format!("cuLaunchKernel({})", self.name()))
+        check(result, || format!("cuLaunchKernelEx({})", self.name()))
     }
 
     fn name(self) -> String {
         let mut name = ptr::null();
         // SAFETY: the function is loaded, and `name` is a place for one pointer.
-        let known = unsafe { sys::cuFuncGetName(&raw mut name, self.0) };
+        let known = unsafe { sys::cuFuncGetName(&raw mut name, self.handle) };
         if known == sys::CUresult::CUDA_SUCCESS {
             error::static_text(name)
         } else {

@@ -62,7 +62,7 @@ impl Elementwise {
         let (function, pack) = kernel.pick(element, values);
         // SAFETY: types and order are those of the kernels; memory is as the caller promises.
         unsafe {
-            function.launch(
+            function.launch_overlapping(
                 self.grid(values, pack),
                 THREADS as u32,
                 0,
@@ -148,7 +148,7 @@ impl Elementwise {
         let values = rows * width;
         // SAFETY: types and order are those of the kernel; memory is as the caller promises.
         unsafe {
-            self.add_bias[element as usize].launch(
+            self.add_bias[element as usize].launch_overlapping(
                 self.grid(values, 1),
                 THREADS as u32,
                 0,

@@ -13,6 +13,7 @@ mod codebook;
 pub mod codebook_dense;
 pub mod codebook_dequantize;
 pub mod codebook_few;
+mod codebook_few_any;
 pub mod codebook_many;
 pub mod codebook_quantize;
 pub mod dense_few;

@@ -50,7 +50,7 @@ impl Norm {
         let threads = width.div_ceil(pack).next_multiple_of(32).min(512);
         // SAFETY: types and order are those of the kernel; memory is as the caller promises.
         unsafe {
-            function.launch(
+            function.launch_overlapping(
                 [rows as u32, 1, 1],
                 threads as u32,
                 0,

@@ -67,7 +67,7 @@ impl Rope {
         let threads = heads.rows * (heads.q_heads + heads.k_heads) * (half / pack);
         // SAFETY: types and order are those of the kernel; memory is as the caller promises.
         unsafe {
-            function.launch(
+            function.launch_overlapping(
                 [threads.div_ceil(THREADS) as u32, 1, 1],
                 THREADS as u32,
                 0,

@@ -187,6 +187,10 @@ pub(crate) fn check(device: &Device, kernels: &Kernels) -> Result<usize> {
         ((130, 96, 32), (false, false, true)),
         ((257, 3072, 4096), (false, false, false)),
         ((1000, 1216, 128), (true, false, true)),
+        ((50, 512, 64), (true, true, false)),
+        ((2100, 768, 64), (false, true, true)),
+        ((24, 16384, 64), (false, false, false)),
+        ((47, 12288, 64), (false, false, true)),
         ((3072, 768, 64), (false, false, false)),
         ((4096, 4096, 64), (false, false, true)),
     ] {
