@@ -1,0 +1,227 @@
+//! Products with weights that no cache holds, beside cuBLAS.
+
+use half::bf16;
+use qbench_kernels::{Codebook, Element, Scales, codebook_dense};
+
+use super::{Kernels, stored::Stored};
+use crate::{
+    device::{Buffer, Device, Result},
+    random::Random,
+};
+
+/// Copies of one matrix, far more than the second-level cache holds, so that every product reads its own from memory.
+struct Copies {
+    plain: Stored,
+    coded: Stored,
+    codes: Vec<(Buffer<u8>, Buffer<f32>)>,
+    /// The same elements in bf16.
+    dense: Vec<Buffer<u16>>,
+}
+
+impl Copies {
+    fn new(device: &Device, kernels: &Kernels, rows: usize, cols: usize) -> Result<Self> {
+        let mut random = Random(2);
+        let plain = Stored::random(&mut random, (rows, cols, 64), (false, false, false))?;
+        let coded = Stored::random(&mut random, (rows, cols, 64), (false, false, true))?;
+        let codes: Vec<_> = (0..(800_000_000 / (rows * cols)).clamp(4, 48))
+            .map(|_| Ok((plain.codes.copy()?, plain.scales.copy()?)))
+            .collect::<Result<_>>()?;
+        let dense: Vec<_> = (0..(200_000_000 / (rows * cols)).clamp(3, 12))
+            .map(|_| Buffer::poisoned(rows * cols))
+            .collect::<Result<_>>()?;
+        for dense in &dense {
+            // SAFETY: as long as the shape says.
+            unsafe {
+                kernels
+                    .dequantize
+                    .run(&plain.weight(), 0..rows, dense.at, Element::BF16, device.stream)?;
+            }
+        }
+        device.wait()?;
+        Ok(Self {
+            plain,
+            coded,
+            codes,
+            dense,
+        })
+    }
+
+    /// Bytes of codes and f32 scales.
+    fn bytes(&self) -> usize {
+        self.plain.host_codes.len() + self.plain.host_scales.len() * 4
+    }
+
+    fn plain(&self, turn: usize) -> Codebook {
+        let (codes, scales) = &self.codes[turn % self.codes.len()];
+        Codebook {
+            codes: codes.at,
+            scales: Scales::Plain(scales.at),
+            ..self.plain.weight()
+        }
+    }
+
+    fn coded(&self, turn: usize) -> Codebook {
+        Codebook {
+            codes: self.codes[turn % self.codes.len()].0.at,
+            ..self.coded.weight()
+        }
+    }
+}
+
+/// One product to be timed.
+struct Timed<'a> {
+    device: &'a Device,
+    kernels: &'a Kernels,
+    copies: &'a Copies,
+    x: Buffer<bf16>,
+    y: Buffer<u16>,
+    tokens: usize,
+    count: usize,
+    replays: usize,
+}
+
+impl Timed<'_> {
+    fn blas(&self) -> Result<f64> {
+        let (copies, shape) = (self.copies, (self.copies.plain.rows, self.copies.plain.cols));
+        self.device.time(self.count, self.replays, |turn| {
+            let dense = &copies.dense[turn % copies.dense.len()];
+            self.device
+                .dense(dense.at, shape, self.x.at, self.tokens, self.y.at)
+        })
+    }
+
+    fn few(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<f64>> {
+        let few = &self.kernels.few;
+        if !few.fits(&weight(0), self.tokens, Element::BF16) {
+            return Ok(None);
+        }
+        let time = self.device.time(self.count, self.replays, |turn| {
+            let stream = self.device.stream;
+            // SAFETY: the buffers are as long as the shape says.
+            unsafe {
+                few.run(
+                    &weight(turn),
+                    self.x.at,
+                    self.tokens,
+                    self.y.at,
+                    Element::BF16,
+                    stream,
+                )
+            }
+        })?;
+        Ok(Some(time))
+    }
+
+    fn many(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<f64>> {
+        let Some(many) = &self.kernels.many else {
+            return Ok(None);
+        };
+        let memory = Buffer::<u8>::poisoned(many.workspace(&weight(0), self.tokens))?;
+        let time = self.device.time(self.count, self.replays, |turn| {
+            let (weight, stream) = (weight(turn), self.device.stream);
+            // SAFETY: the buffers are as long as the shape says.
+            unsafe {
+                many.run(
+                    &weight,
+                    self.x.at,
+                    self.tokens,
+                    self.y.at,
+                    Element::BF16,
+                    memory.at,
+                    stream,
+                )
+            }
+        })?;
+        Ok(Some(time))
+    }
+
+    fn dequantized(&self, weight: impl Fn(usize) -> Codebook) -> Result<f64> {
+        let rows = self.copies.plain.rows;
+        let memory = Buffer::<u8>::poisoned(codebook_dense::workspace(&weight(0), rows, Element::BF16))?;
+        self.device.time(self.count, self.replays, |turn| {
+            // SAFETY: the buffers are as long as the shape says, and cuBLAS works on the device's stream.
+            unsafe {
+                codebook_dense::run(
+                    &self.kernels.dequantize,
+                    self.device.blas,
+                    &weight(turn),
+                    rows,
+                    self.x.at,
+                    self.tokens,
+                    self.y.at,
+                    Element::BF16,
+                    memory.at,
+                    self.device.stream,
+                )
+            }
+        })
+    }
+}
+
+/// Times one shape of weight: a line a number of tokens, in microseconds.
+pub(crate) fn time(
+    device: &Device,
+    kernels: &Kernels,
+    (rows, cols): (usize, usize),
+    tokens: &[usize],
+) -> Result<()> {
+    let copies = Copies::new(device, kernels, rows, cols)?;
+    let whole = Buffer::<u8>::poisoned(1 << 30)?;
+    let read = device.time(4, 9, |_| {
+        // SAFETY: as long as said.
+        unsafe { kernels.read.run(whole.at, 1 << 30, device.stream) }
+    })?;
+    let read = f64::from(1 << 30) / read / 1e3;
+    println!(
+        "{rows} x {cols}: {:.1} MB with f32 scales; reading is possible at {read:.0} GB/s",
+        copies.bytes() as f64 / 1e6
+    );
+    println!(
+        "  tokens   cuBLAS      few  read rate    coded     many    coded  dequant.+cuBLAS  best / cuBLAS"
+    );
+    let mut random = Random(7);
+    for tokens in tokens.iter().copied() {
+        let (count, replays) = if tokens >= 2048 {
+            (4, 7)
+        } else {
+            (copies.codes.len().max(16), 15)
+        };
+        let timed = Timed {
+            device,
+            kernels,
+            copies: &copies,
+            x: Buffer::of(&random.normals(tokens * cols))?,
+            y: Buffer::poisoned(tokens * rows)?,
+            tokens,
+            count,
+            replays,
+        };
+        let blas = timed.blas()?;
+        let few = [
+            timed.few(|turn| copies.plain(turn))?,
+            timed.few(|turn| copies.coded(turn))?,
+        ];
+        let many = [
+            timed.many(|turn| copies.plain(turn))?,
+            timed.many(|turn| copies.coded(turn))?,
+        ];
+        let dequantized = timed.dequantized(|turn| copies.plain(turn))?;
+        let best = [few[0], many[0]]
+            .into_iter()
+            .flatten()
+            .fold(dequantized, f64::min);
+        let show = |time: Option<f64>| time.map_or_else(|| " ".repeat(8), |time| format!("{time:8.2}"));
+        let share = few[0].map_or_else(String::new, |few| {
+            format!("{:.1} %", copies.bytes() as f64 / few / 10.0 / read)
+        });
+        println!(
+            "  {tokens:6} {blas:8.2} {}  {share:>9} {} {} {}         {dequantized:8.2}          {:5.2} x",
+            show(few[0]),
+            show(few[1]),
+            show(many[0]),
+            show(many[1]),
+            blas / best
+        );
+    }
+    Ok(())
+}
