@@ -6,11 +6,12 @@
 //! compared is bits per base, −ln p / ln 2 / bases, since the two strands are cut into different tokens; and the cosine
 //! of the two mean-pooled embeddings after the final norm.
 
+use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::OtherWindows;
 use crate::results::{ReverseComplement, StrandPair};
-use crate::statistics::{mean, spearman};
+use crate::statistics::{Interval, RESAMPLES, cluster_intervals, mean, spearman};
 
 /// The other strand, read in its own direction. `N` stays `N`.
 pub fn reverse_complement(bases: &str) -> String {
@@ -44,11 +45,15 @@ pub struct StrandScores {
     pub windows: Vec<StrandPair>,
 }
 
-/// Compares a mode with the reference.
+/// Compares a mode with the reference; `generator` draws the intervals' resamples.
 ///
 /// # Errors
 /// They did not read the same windows.
-pub fn compare(reference: &StrandScores, mode: StrandScores) -> Result<ReverseComplement, OtherWindows> {
+pub fn compare(
+    reference: &StrandScores,
+    mode: StrandScores,
+    generator: &mut impl Rng,
+) -> Result<ReverseComplement, OtherWindows> {
     let key = |pair: &StrandPair| (pair.genome_id.clone(), pair.fragment_id.clone(), pair.bases);
     if !reference.windows.iter().map(key).eq(mode.windows.iter().map(key)) {
         return Err(OtherWindows {
@@ -85,13 +90,8 @@ pub fn compare(reference: &StrandScores, mode: StrandScores) -> Result<ReverseCo
     };
     let (strand_difference, strand_spearman) = of(|pair| pair.bits_per_base);
     let (reference_strand_difference, reference_strand_spearman) = of(|pair| pair.reference_bits_per_base);
-    let squares: Vec<f64> = windows
-        .iter()
-        .map(|pair| {
-            let signed = |[forward, reverse]: [f64; 2]| forward - reverse;
-            (signed(pair.bits_per_base) - signed(pair.reference_bits_per_base)).powi(2)
-        })
-        .collect();
+    let squares: Vec<f64> = windows.iter().map(|pair| squared_change(pair)).collect();
+    let [strand_difference_interval, difference_rmse_interval] = intervals(&windows, generator);
     let cosines =
         |pairs: &[StrandPair]| mean(&pairs.iter().filter_map(|pair| pair.cosine).collect::<Vec<_>>());
     Ok(ReverseComplement {
@@ -102,14 +102,108 @@ pub fn compare(reference: &StrandScores, mode: StrandScores) -> Result<ReverseCo
         strand_cosine: cosines(&all),
         reference_strand_cosine: cosines(&reference.windows),
         difference_rmse: mean(&squares).map(f64::sqrt),
+        strand_difference_interval,
+        difference_rmse_interval,
         non_finite: (all.len() - windows.len()) as u64,
         windows: all,
     })
 }
 
+/// The first strand's bits per base less the other's.
+fn signed([forward, reverse]: [f64; 2]) -> f64 {
+    forward - reverse
+}
+
+fn squared_change(pair: &StrandPair) -> f64 {
+    (signed(pair.bits_per_base) - signed(pair.reference_bits_per_base)).powi(2)
+}
+
+/// Intervals of the mean difference between strands and of the root mean square of its change, genomes drawn with their
+/// windows; windows where all are of one genome.
+fn intervals(windows: &[&StrandPair], generator: &mut impl Rng) -> [Option<Interval>; 2] {
+    let one_genome = windows
+        .windows(2)
+        .all(|pair| pair[0].genome_id == pair[1].genome_id);
+    // Genome, windows, sum of differences, sum of squared changes.
+    let mut clusters: Vec<(&str, [f64; 3])> = Vec::new();
+    for window in windows {
+        let values = [1.0, signed(window.bits_per_base).abs(), squared_change(window)];
+        let known = clusters
+            .iter_mut()
+            .find(|(genome, _)| !one_genome && *genome == window.genome_id);
+        match known {
+            Some((_, sums)) => sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value),
+            None => clusters.push((&window.genome_id, values)),
+        }
+    }
+    cluster_intervals(clusters.len(), RESAMPLES, generator, |drawn| {
+        let mut total = [0.0; 3];
+        for ((_, sums), &times) in clusters.iter().zip(drawn) {
+            for (total, sum) in total.iter_mut().zip(sums) {
+                *total += f64::from(times) * sum;
+            }
+        }
+        let [count, differences, squares] = total;
+        [differences / count, (squares / count).sqrt()]
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::Xoshiro256PlusPlus as Generator;
+    use serde_json::Value;
+
     use super::*;
+
+    fn compare(reference: &StrandScores, mode: StrandScores) -> Result<ReverseComplement, OtherWindows> {
+        super::compare(reference, mode, &mut Generator::seed_from_u64(1))
+    }
+
+    /// 36 windows of six genomes against numpy; `fixtures/biology/generate.py` forms the same.
+    #[test]
+    fn intervals_are_those_of_numpys_bootstrap() {
+        /// How far an end moves from seed to seed, in half-widths, at 9999 resamples of six genomes.
+        const RESAMPLING: f64 = 0.1;
+        let side = |mode: u32| {
+            let windows = (0..36_u32).map(|k| {
+                let bits =
+                    |factor: u32, off: u32| 1.8 + f64::from((factor * k + off + mode * k * k) % 19) / 64.0;
+                StrandPair {
+                    genome_id: (k % 6).to_string(),
+                    fragment_id: k.to_string(),
+                    bits_per_base: [bits(7, 0), bits(11, 5)],
+                    ..StrandPair::default()
+                }
+            });
+            StrandScores {
+                windows: windows.collect(),
+            }
+        };
+        let found = compare(&side(0), side(1)).unwrap();
+        let text = include_str!("../../tests/fixtures/biology/expected.json");
+        let expected = &serde_json::from_str::<Value>(text).unwrap()["strands"];
+        for (name, value, interval) in [
+            (
+                "strand_difference",
+                found.strand_difference,
+                found.strand_difference_interval,
+            ),
+            (
+                "difference_rmse",
+                found.difference_rmse,
+                found.difference_rmse_interval,
+            ),
+        ] {
+            let [mean, low, high]: [f64; 3] = serde_json::from_value(expected[name].clone()).unwrap();
+            assert!((value.unwrap() - mean).abs() < 1e-13, "{name}: {value:?} {mean}");
+            let (interval, allowed) = (interval.unwrap(), RESAMPLING * (high - low) / 2.0);
+            assert!(
+                (interval.low - low).abs() < allowed && (interval.high - high).abs() < allowed,
+                "{name}: {interval:?}, expected {low} to {high}"
+            );
+        }
+    }
 
     #[test]
     fn the_other_strand_is_read_backwards() {

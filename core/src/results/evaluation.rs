@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::DistributionStatistics;
+use crate::statistics::Interval;
 
 /// The numbers of such a cell.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +81,12 @@ pub struct ReverseComplement {
     pub reference_strand_cosine: Option<f64>,
     /// Root mean square over windows of (mode's − reference's) signed difference between strands, in bits per base.
     pub difference_rmse: Option<f64>,
+    /// 95 % interval of `strand_difference`, from a bootstrap over genomes; over windows where all are of one genome.
+    #[serde(default)]
+    pub strand_difference_interval: Option<Interval>,
+    /// The same of `difference_rmse`.
+    #[serde(default)]
+    pub difference_rmse_interval: Option<Interval>,
     /// Windows with a log-likelihood that is not finite, on either side; they take part in nothing.
     pub non_finite: u64,
     /// Every window.

@@ -58,7 +58,7 @@ pub(super) fn compare(job: &CellJob, question: Question, directory: &Path) -> Re
     let evaluation = match question {
         Question::ReverseComplement { window_bases } => {
             let found = examination.strands(window_bases)?;
-            Evaluation::ReverseComplement(strands::compare(&read(directory)?, found)?)
+            Evaluation::ReverseComplement(strands::compare(&read(directory)?, found, &mut generator(job))?)
         }
         Question::Variants {
             window_bases,
