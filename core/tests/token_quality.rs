@@ -113,7 +113,7 @@ fn assert_distribution(name: &str, found: &Distribution, expected: &Value) {
         .iter()
         .zip(expected["quantiles"].as_array().unwrap())
     {
-        assert_close(name, *found, expected);
+        assert_close(name, found.value, expected);
     }
 }
 
@@ -253,6 +253,32 @@ fn the_interval_is_that_of_numpys_bootstrap() {
         (interval.low - low).abs() < tolerance && (interval.high - high).abs() < tolerance,
         "{interval:?}, expected {low} to {high}"
     );
+}
+
+#[test]
+fn intervals_of_quantiles_are_those_of_numpys_bootstrap() {
+    let expected = expected();
+    let found = evaluate(&expected, 1000);
+    for (name, found) in [("kl", &found.kl), ("delta_p", &found.delta_p)] {
+        let allowed = expected["quantile_intervals"][name].as_array().unwrap();
+        let quantiles = found.quantiles();
+        assert_eq!(quantiles.map(|quantile| quantile.interval.is_some()), {
+            let mut inner = [true; Distribution::PROBABILITIES.len()];
+            (inner[0], inner[inner.len() - 1]) = (false, false);
+            inner
+        });
+        for (quantile, ends) in quantiles[1..].iter().zip(allowed) {
+            let interval = quantile.interval.unwrap();
+            // Each end lies between the quantiles at the resampled share ± what it moves by from seed to seed.
+            let [low, high]: [[f64; 2]; 2] = serde_json::from_value(ends.clone()).unwrap();
+            for (end, [least, most]) in [(interval.low, low), (interval.high, high)] {
+                assert!(
+                    (least - ROUNDING..=most + ROUNDING).contains(&end),
+                    "{name}: {interval:?}, expected {low:?} to {high:?}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

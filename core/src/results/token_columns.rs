@@ -15,26 +15,37 @@ macro_rules! interval {
     };
 }
 
-/// The names of a distribution's columns: mean, its interval, quantiles in the order of their probabilities.
+/// A column and those of its interval.
+macro_rules! with_interval {
+    ($name:literal, $quantity:literal) => {
+        (
+            concat!($name, $quantity),
+            [
+                concat!($name, $quantity, "_low"),
+                concat!($name, $quantity, "_high"),
+            ],
+        )
+    };
+}
+
+/// The columns of a distribution: its mean, then its quantiles in the order of their probabilities.
 macro_rules! distribution {
     ($name:literal) => {
         [
-            concat!($name, "_mean"),
-            concat!($name, "_mean_low"),
-            concat!($name, "_mean_high"),
-            concat!($name, "_min"),
-            concat!($name, "_p0_1"),
-            concat!($name, "_p1"),
-            concat!($name, "_p5"),
-            concat!($name, "_p10"),
-            concat!($name, "_p25"),
-            concat!($name, "_median"),
-            concat!($name, "_p75"),
-            concat!($name, "_p90"),
-            concat!($name, "_p95"),
-            concat!($name, "_p99"),
-            concat!($name, "_p99_9"),
-            concat!($name, "_max"),
+            with_interval!($name, "_mean"),
+            with_interval!($name, "_min"),
+            with_interval!($name, "_p0_1"),
+            with_interval!($name, "_p1"),
+            with_interval!($name, "_p5"),
+            with_interval!($name, "_p10"),
+            with_interval!($name, "_p25"),
+            with_interval!($name, "_median"),
+            with_interval!($name, "_p75"),
+            with_interval!($name, "_p90"),
+            with_interval!($name, "_p95"),
+            with_interval!($name, "_p99"),
+            with_interval!($name, "_p99_9"),
+            with_interval!($name, "_max"),
         ]
     };
 }
@@ -110,11 +121,19 @@ impl TokenColumns {
         self.interval(interval, estimate);
     }
 
-    fn distribution(&mut self, names: [&'static str; 16], distribution: &Distribution) {
-        let [mean, low, high, quantiles @ ..] = names;
-        self.estimate(mean, [low, high], &distribution.mean);
-        for (name, value) in quantiles.into_iter().zip(distribution.quantiles()) {
-            self.value(name, value);
+    fn distribution(
+        &mut self,
+        [mean, quantiles @ ..]: [(&'static str, [&'static str; 2]); 1 + Distribution::PROBABILITIES.len()],
+        distribution: &Distribution,
+    ) {
+        self.estimate(mean.0, mean.1, &distribution.mean);
+        let named = quantiles.into_iter().zip(Distribution::PROBABILITIES);
+        for (((name, ends), probability), estimate) in named.zip(distribution.quantiles()) {
+            self.value(name, estimate.value);
+            // The smallest and the largest value have no interval.
+            if probability > 0.0 && probability < 1.0 {
+                self.interval(ends, &estimate);
+            }
         }
         self.0.retain(|(name, _)| !ELSEWHERE.contains(name));
     }

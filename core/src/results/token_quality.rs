@@ -14,98 +14,60 @@ pub struct Estimate {
     pub interval: Option<Interval>,
 }
 
-/// A quantity over all positions: its mean and its quantiles, by linear interpolation, exact.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "`p99_9` is the quantile of 99.9 %")]
-pub struct Distribution {
-    pub mean: Estimate,
-    #[serde(with = "super::number")]
-    pub min: f64,
-    #[serde(with = "super::number")]
-    pub p0_1: f64,
-    #[serde(with = "super::number")]
-    pub p1: f64,
-    #[serde(with = "super::number")]
-    pub p5: f64,
-    #[serde(with = "super::number")]
-    pub p10: f64,
-    #[serde(with = "super::number")]
-    pub p25: f64,
-    #[serde(with = "super::number")]
-    pub median: f64,
-    #[serde(with = "super::number")]
-    pub p75: f64,
-    #[serde(with = "super::number")]
-    pub p90: f64,
-    #[serde(with = "super::number")]
-    pub p95: f64,
-    #[serde(with = "super::number")]
-    pub p99: f64,
-    #[serde(with = "super::number")]
-    pub p99_9: f64,
-    #[serde(with = "super::number")]
-    pub max: f64,
+/// Declares [`Distribution`] with its quantiles, each with its probability.
+macro_rules! distribution {
+    ($($quantile:ident: $probability:literal,)*) => {
+        /// A quantity over all positions: its mean and its quantiles, by linear interpolation, exact.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[expect(missing_docs, reason = "`p99_9` is the quantile of 99.9 %")]
+        pub struct Distribution {
+            pub mean: Estimate,
+            $(
+                #[serde(with = "super::number")]
+                pub $quantile: f64,
+            )*
+            /// 95 % intervals of the quantiles, in their order; the smallest and the largest value have none.
+            #[serde(default)]
+            pub quantile_intervals: [Option<Interval>; Distribution::PROBABILITIES.len()],
+        }
+
+        impl Distribution {
+            /// The probabilities of the quantiles, in the order of the fields.
+            pub const PROBABILITIES: [f64; [$($probability),*].len()] = [$($probability),*];
+
+            /// From a mean and the quantiles at [`PROBABILITIES`](Self::PROBABILITIES).
+            pub fn new(mean: Estimate, quantiles: [Estimate; Self::PROBABILITIES.len()]) -> Self {
+                let quantile_intervals = quantiles.map(|quantile| quantile.interval);
+                let [$($quantile),*] = quantiles.map(|quantile| quantile.value);
+                Self { mean, $($quantile,)* quantile_intervals }
+            }
+
+            /// The quantiles at [`PROBABILITIES`](Self::PROBABILITIES).
+            pub fn quantiles(&self) -> [Estimate; Self::PROBABILITIES.len()] {
+                let values = [$(self.$quantile),*];
+                std::array::from_fn(|index| Estimate {
+                    value: values[index],
+                    interval: self.quantile_intervals[index],
+                })
+            }
+        }
+    };
 }
 
-impl Distribution {
-    /// The probabilities of the quantiles, in the order of the fields.
-    pub const PROBABILITIES: [f64; 13] = [
-        0.0, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0,
-    ];
-
-    /// From a mean and the quantiles at [`PROBABILITIES`](Self::PROBABILITIES).
-    pub fn new(mean: Estimate, quantiles: [f64; 13]) -> Self {
-        let [
-            min,
-            p0_1,
-            p1,
-            p5,
-            p10,
-            p25,
-            median,
-            p75,
-            p90,
-            p95,
-            p99,
-            p99_9,
-            max,
-        ] = quantiles;
-        Self {
-            mean,
-            min,
-            p0_1,
-            p1,
-            p5,
-            p10,
-            p25,
-            median,
-            p75,
-            p90,
-            p95,
-            p99,
-            p99_9,
-            max,
-        }
-    }
-
-    /// The quantiles at [`PROBABILITIES`](Self::PROBABILITIES).
-    pub fn quantiles(&self) -> [f64; 13] {
-        [
-            self.min,
-            self.p0_1,
-            self.p1,
-            self.p5,
-            self.p10,
-            self.p25,
-            self.median,
-            self.p75,
-            self.p90,
-            self.p95,
-            self.p99,
-            self.p99_9,
-            self.max,
-        ]
-    }
+distribution! {
+    min: 0.0,
+    p0_1: 0.001,
+    p1: 0.01,
+    p5: 0.05,
+    p10: 0.1,
+    p25: 0.25,
+    median: 0.5,
+    p75: 0.75,
+    p90: 0.9,
+    p95: 0.95,
+    p99: 0.99,
+    p99_9: 0.999,
+    max: 1.0,
 }
 
 /// Metrics over the next-token distribution, pooled over all tokens of all sequences. Divergences in nats.

@@ -50,12 +50,26 @@ impl StreamedValues {
         self.count
     }
 
+    /// Every value, in the order in which they were added.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn for_each(&mut self, mut use_value: impl FnMut(f64)) -> io::Result<()> {
+        for_each_key(self.written()?, |key| use_value(value_of(key)))
+    }
+
+    /// The file, with everything that was added.
+    fn written(&mut self) -> io::Result<&mut SpooledTempFile> {
+        self.file.flush()?;
+        Ok(self.file.get_mut())
+    }
+
     /// The quantiles at `probabilities` (each from 0 to 1) by linear interpolation between order statistics, numpy's
     /// default; NaN of nothing.
     ///
     /// # Errors
     /// The disk's.
-    pub fn quantiles(self, probabilities: &[f64]) -> io::Result<Vec<f64>> {
+    pub fn quantiles(&mut self, probabilities: &[f64]) -> io::Result<Vec<f64>> {
         let Some(last) = self.count.checked_sub(1) else {
             return Ok(vec![f64::NAN; probabilities.len()]);
         };
@@ -65,9 +79,8 @@ impl StreamedValues {
             ranks.insert(below, 0.0);
             ranks.insert((below + 1).min(last), 0.0);
         }
-        let mut file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         let wanted: Vec<u64> = ranks.keys().copied().collect();
-        for (value, found) in ranks.values_mut().zip(select(&mut file, &wanted)?) {
+        for (value, found) in ranks.values_mut().zip(select(self.written()?, &wanted)?) {
             *value = found;
         }
         let at = |probability: &f64| {
@@ -158,6 +171,9 @@ mod tests {
             streamed.push(value).unwrap();
         }
         let found = streamed.quantiles(&PROBABILITIES).unwrap();
+        let mut again = Vec::new();
+        streamed.for_each(|value| again.push(value)).unwrap();
+        assert_eq!(again, values);
         let sorted = PROBABILITIES.map(|probability| quantile(values, probability).unwrap());
         assert_eq!(found, sorted);
     }
@@ -182,7 +198,7 @@ mod tests {
 
     #[test]
     fn nothing_has_no_quantiles() {
-        let nothing = StreamedValues::new(Path::new("/nonexistent"));
+        let mut nothing = StreamedValues::new(Path::new("/nonexistent"));
         assert!(nothing.quantiles(&[0.5]).unwrap()[0].is_nan());
     }
 }

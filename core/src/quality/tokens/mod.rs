@@ -2,6 +2,7 @@
 
 mod pair;
 mod position;
+mod quantiles;
 mod report;
 mod sequence;
 mod sums;
@@ -17,9 +18,9 @@ pub use report::TokenReport;
 pub use sequence::{SequenceInfo, SlidingNll, gc_share};
 pub use windows::{Window, windows};
 
-use crate::results::Distribution;
 use crate::statistics::StreamedValues;
 use sequence::{SequenceSums, Totals, confidence_group};
+use sums::Of;
 
 /// Adds up the comparisons of all positions of all sequences; what it holds in memory grows with the number of sequences,
 /// not of positions.
@@ -106,25 +107,36 @@ impl TokenAccumulator {
             genomes,
             sequences,
             totals,
-            kl,
-            kl_reverse,
-            js,
-            delta_p,
+            mut kl,
+            mut kl_reverse,
+            mut js,
+            mut delta_p,
         } = self;
-        let quantiles = |values: StreamedValues| -> io::Result<[f64; Distribution::PROBABILITIES.len()]> {
-            let found = values.quantiles(&Distribution::PROBABILITIES)?;
-            Ok(std::array::from_fn(|index| found[index]))
+        // What the intervals draw, as in the report.
+        let one_genome = genomes.len() == 1;
+        let clusters = if one_genome {
+            sequences.len()
+        } else {
+            genomes.len()
         };
+        let quantiles = |values: &mut StreamedValues, counted: Of| {
+            let runs = sequences.iter().enumerate().map(|(index, sequence)| {
+                let cluster = if one_genome { index } else { sequence.genome };
+                (cluster, sequence.total.count(counted))
+            });
+            quantiles::quantiles(values, runs, clusters, seed)
+        };
+        let quantiles = [
+            quantiles(&mut kl, Of::Positions)?,
+            quantiles(&mut kl_reverse, Of::Positions)?,
+            quantiles(&mut js, Of::Positions)?,
+            quantiles(&mut delta_p, Of::Predicted)?,
+        ];
         Ok(report::Parts {
             genomes,
             sequences,
             totals,
-            quantiles: [
-                quantiles(kl)?,
-                quantiles(kl_reverse)?,
-                quantiles(js)?,
-                quantiles(delta_p)?,
-            ],
+            quantiles,
             seed,
         }
         .report())

@@ -24,7 +24,7 @@ pub(super) struct Parts {
     pub(super) sequences: Vec<SequenceSums>,
     pub(super) totals: Totals,
     /// Quantiles of KL, reverse KL, JS and Δp.
-    pub(super) quantiles: [[f64; Distribution::PROBABILITIES.len()]; 4],
+    pub(super) quantiles: [[Estimate; Distribution::PROBABILITIES.len()]; 4],
     pub(super) seed: u64,
 }
 

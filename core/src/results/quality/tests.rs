@@ -17,9 +17,12 @@ fn columns_are_the_originals_then_ours() {
                  pearson_correlation,token_kl_mean,token_kl_median,token_kl_p99,token_kl_max,same_top1,perplexity,\
                  next_token_accuracy,bits_per_base,non_finite,model,backend,device,precision,condition,batch_size,\
                  status,reason,reference_perplexity,sequences,tokens,snr_infinite,reference,interval_unit,\
-                 token_kl_mean_low,token_kl_mean_high,token_kl_min,token_kl_p0_1,token_kl_p1,token_kl_p5,\
-                 token_kl_p10,token_kl_p25,token_kl_p75,token_kl_p90,token_kl_p95,token_kl_p99_9,\
-                 token_kl_reverse_mean,";
+                 token_kl_mean_low,token_kl_mean_high,token_kl_min,token_kl_p0_1,token_kl_p0_1_low,token_kl_p0_1_high,\
+                 token_kl_p1,token_kl_p1_low,token_kl_p1_high,token_kl_p5,token_kl_p5_low,token_kl_p5_high,token_kl_p10,\
+                 token_kl_p10_low,token_kl_p10_high,token_kl_p25,token_kl_p25_low,token_kl_p25_high,\
+                 token_kl_median_low,token_kl_median_high,token_kl_p75,token_kl_p75_low,token_kl_p75_high,token_kl_p90,\
+                 token_kl_p90_low,token_kl_p90_high,token_kl_p95,token_kl_p95_low,token_kl_p95_high,token_kl_p99_low,\
+                 token_kl_p99_high,token_kl_p99_9,token_kl_p99_9_low,token_kl_p99_9_high,token_kl_reverse_mean,";
     assert!(metrics.starts_with(first), "{metrics}");
     assert!(
         metrics.ends_with("perplexity_sliding_high,reference_perplexity_sliding,context_len,stride"),
