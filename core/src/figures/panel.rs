@@ -215,13 +215,18 @@ impl Panel {
         if let Some((value, label)) = &self.reference {
             let y = scale.pixel(*value);
             canvas.dashed(plot.left, plot.right, y, GREY, 4);
-            canvas.text(
-                label,
-                (plot.right, y + GAP),
-                size::NOTE,
-                GREY,
-                (Align::End, Align::Start),
-            );
+            // At the end where no point lies on it.
+            let distance = |mode| {
+                let of_mode = self.marks.iter().filter(|mark| mark.mode == mode);
+                of_mode.map(|mark| (scale.pixel(mark.value) - y).abs()).min()
+            };
+            let last = self.marks.iter().map(|mark| mark.mode).max().unwrap_or_default();
+            let (x, align) = if distance(0) > distance(last) {
+                (plot.left + GAP, Align::Start)
+            } else {
+                (plot.right, Align::End)
+            };
+            canvas.text(label, (x, y + GAP), size::NOTE, GREY, (align, Align::Start));
         }
     }
 

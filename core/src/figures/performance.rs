@@ -9,6 +9,7 @@ use super::scale::ScaleKind;
 use super::tradeoff::{self, Place, TradeoffPoint};
 use super::{FigureError, describe};
 use crate::analysis::{Inputs, ModeRows, TimedCell, only_cell, performance_mixture};
+use crate::measure::energy::DISAGREEMENT;
 use crate::results::BenchmarkRow;
 use crate::statistics::{Interval, Summary, mean_interval};
 
@@ -29,6 +30,7 @@ pub(super) fn draw(
     let subtitle = subtitle(&ok);
     let timed = timed(&inputs.timed, groups);
     let spread = notes(&ok, groups, "Bars", "Error bars");
+    let energy_notes = format!("{spread}{}", left_out(groups));
     let page = |title: &str, panels: Vec<Panel>, variants: &[&str], notes: &str| {
         let panels: Vec<Panel> = panels
             .into_iter()
@@ -87,7 +89,7 @@ pub(super) fn draw(
         ),
         (
             "energy_efficiency.png",
-            page("Energy by mode", power_panels(groups), &[], &spread),
+            page("Energy by mode", power_panels(groups), &[], &energy_notes),
         ),
         (
             "energy_per_megabase.png",
@@ -97,10 +99,13 @@ pub(super) fn draw(
                     "",
                     "Energy (J/Mbp)",
                     groups,
-                    &[|row| row.J_per_Mbp, |row| row.J_per_Mbp_net],
+                    &[
+                        |row| row.J_per_Mbp.filter(|_| readings_agree(row)),
+                        |row| row.J_per_Mbp_net.filter(|_| readings_agree(row)),
+                    ],
                 )],
                 &["all energy", "above idle power"],
-                &spread,
+                &energy_notes,
             ),
         ),
     ];
@@ -129,10 +134,40 @@ fn power_panels(groups: &[ModeRows]) -> Vec<Panel> {
             "Efficiency",
             "Tokens per joule",
             groups,
-            &[|row| row.tokens_per_watt],
+            &[|row| row.tokens_per_watt.filter(|_| readings_agree(row))],
         ),
-        bars("Power", "Mean power (W)", groups, &[|row| row.avg_power_W]),
+        bars(
+            "Power",
+            "Mean power (W)",
+            groups,
+            &[|row| row.avg_power_W.filter(|_| readings_agree(row))],
+        ),
     ]
+}
+
+/// Whether the energy counter and the integral of power tell the same, where a row has both.
+fn readings_agree(row: &BenchmarkRow) -> bool {
+    let both = row.energy_counter_J.zip(row.energy_integrated_J);
+    both.is_none_or(|(counter, integral)| (integral - counter).abs() <= DISAGREEMENT * counter)
+}
+
+/// What the figures of energy leave out; nothing where readings agree.
+fn left_out(groups: &[ModeRows]) -> String {
+    let doubtful: Vec<String> = groups
+        .iter()
+        .filter_map(|group| {
+            let rows = group.rows.iter().filter(|row| !readings_agree(row)).count();
+            (rows > 0).then(|| format!("{rows} of {} rows of {}", group.rows.len(), group.mode))
+        })
+        .collect();
+    if doubtful.is_empty() {
+        return String::new();
+    }
+    format!(
+        " Left out are rows whose energy counter and integrated power differ by more than {} %: {}.",
+        DISAGREEMENT * 100.0,
+        doubtful.join(", ")
+    )
 }
 
 /// Throughput against memory; `None` where one of them was not measured.
@@ -348,4 +383,43 @@ fn notes(rows: &[&BenchmarkRow], groups: &[ModeRows], what: &str, spread: &str) 
     format!(
         "{what}: mean over {number} rows of each mode{over}. {spread}: ± 1 standard deviation of these rows{differences}."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(counter: f64, integrated: f64) -> BenchmarkRow {
+        BenchmarkRow {
+            J_per_Mbp: Some(2.0),
+            energy_counter_J: Some(counter),
+            energy_integrated_J: Some(integrated),
+            ..BenchmarkRow::default()
+        }
+    }
+
+    /// A counter of 10 J and an integral of 12.9 J are 29 % apart; one that agrees, or is alone, is drawn.
+    #[test]
+    fn energy_that_disagrees_is_not_drawn_and_said() {
+        let (apart, near) = (row(10.0, 12.9), row(10.0, 10.2));
+        let alone = BenchmarkRow {
+            energy_integrated_J: None,
+            ..row(10.0, 0.0)
+        };
+        let groups = [
+            ("8bit", vec![&apart, &apart]),
+            ("standard", vec![&near, &apart, &alone]),
+        ]
+        .map(|(mode, rows)| ModeRows { mode, rows });
+        let panel = bars(
+            "",
+            "",
+            &groups,
+            &[|row| row.J_per_Mbp.filter(|_| readings_agree(row))],
+        );
+        let drawn: Vec<usize> = panel.marks.iter().map(|mark| mark.mode).collect();
+        assert_eq!(drawn, [1]);
+        assert!(left_out(&groups).ends_with("more than 5 %: 2 of 2 rows of 8bit, 1 of 3 rows of standard."));
+        assert_eq!(left_out(&[]), "");
+    }
 }

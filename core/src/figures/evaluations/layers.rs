@@ -3,13 +3,14 @@
 use super::super::chart::{Chart, ChartPage, Places, Point, Series};
 use super::super::page::Modes;
 use super::super::scale::ScaleKind;
-use super::{in_order, legend, positive, subtitle};
+use super::{in_order, legend, nested, positive, subtitle};
 use crate::results::{Evaluation, Record};
 
 pub(super) fn layer_snr(records: &[&Record], modes: &Modes) -> ChartPage {
     let (mut shown, mut snr, mut distance) = (Vec::new(), Vec::new(), Vec::new());
     let mut states = 0;
-    for (name, colour, record) in in_order(records, modes) {
+    let modes_in_order = in_order(records, modes);
+    for (number, &(name, colour, record)) in modes_in_order.iter().enumerate() {
         let Some(Evaluation::Layers(layers)) = &record.evaluation else {
             continue;
         };
@@ -28,7 +29,7 @@ pub(super) fn layer_snr(records: &[&Record], modes: &Modes) -> ChartPage {
             colour,
             points,
             line: true,
-            radius: 11.0,
+            radius: nested(number, modes_in_order.len(), 8.0),
         };
         let of_snr = points(&|index| Some(layers.hidden_states[index].snr_db).filter(|snr| snr.is_finite()));
         if of_snr.is_empty() {
@@ -69,7 +70,8 @@ pub(super) fn layer_snr(records: &[&Record], modes: &Modes) -> ChartPage {
         columns: 2,
         legend: legend(&shown),
         notes: "Token by token against the f32 reference. emb: the embedding; then the output of each layer; norm: the \
-                last after the final norm. States equal to the reference's have no place on these axes."
+                last after the final norm. States equal to the reference's have no place on these axes. \
+                Points of later modes are smaller, so that equal ones show."
             .to_owned(),
     }
 }

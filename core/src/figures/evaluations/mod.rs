@@ -124,6 +124,11 @@ fn positive(value: f64) -> bool {
     value > 0.0 && value.is_finite()
 }
 
+/// Radius of the points of a mode: those of later modes are smaller, so that equal points lie on each other as rings.
+fn nested(number: usize, count: usize, smallest: f64) -> f64 {
+    smallest + 4.0 * count.saturating_sub(number + 1) as f64
+}
+
 /// Where a mode stands beside a name's place: modes stand side by side, so that their error bars can be told apart.
 fn aside(number: usize, count: f64) -> f64 {
     (number as f64 - (count - 1.0) / 2.0) * 0.08

@@ -89,7 +89,7 @@ pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes
         legend: legend(&shown),
         notes: format!(
             "Vertical bars: 95 % intervals of the mean KL by bootstrap over genomes; horizontal bars: smallest and largest \
-             repeat. Line: modes that no other beats in both. `{STANDARD}` in f32 is the reference: its KL of 0 has no place \
+             repeat; both where longer than the point. Line: modes that no other beats in both. `{STANDARD}` in f32 is the reference: its KL of 0 has no place \
              on a logarithmic axis, which does not start at 0."
         ),
     }

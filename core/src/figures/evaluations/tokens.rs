@@ -5,22 +5,23 @@ use plotters::style::RGBColor;
 use super::super::chart::{Chart, ChartPage, Places, Point, Series};
 use super::super::page::Modes;
 use super::super::scale::ScaleKind;
-use super::{aside, in_order, legend, positive, subtitle, tokens};
+use super::{aside, in_order, legend, nested, positive, subtitle, tokens};
 use crate::results::{Distribution, Record, TokenGroup, TokenQuality};
 
 pub(super) fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
     let mut shown = Vec::new();
     let mut series = Vec::new();
-    for (name, colour, record) in in_order(records, modes) {
+    let modes_in_order = in_order(records, modes);
+    for (number, &(name, colour, record)) in modes_in_order.iter().enumerate() {
         let Some(tokens) = tokens(record) else { continue };
         let points: Vec<Point> = tokens
             .kl
             .quantiles()
             .into_iter()
             .zip(Distribution::PROBABILITIES)
-            .filter(|(kl, _)| positive(*kl))
+            .filter(|(kl, _)| positive(kl.value))
             .map(|(kl, share)| Point {
-                x: kl,
+                x: kl.value,
                 y: share * 100.0,
                 ..Point::default()
             })
@@ -31,7 +32,7 @@ pub(super) fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
                 colour,
                 points,
                 line: true,
-                radius: 9.0,
+                radius: nested(number, modes_in_order.len(), 8.0),
             });
         }
     }
@@ -49,7 +50,7 @@ pub(super) fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
         columns: 1,
         legend: legend(&shown),
         notes: "KL(reference ‖ mode) of the next-token distribution. Points: smallest, 0.1, 1, 5, 10, 25, 50, 75, 90, 95, \
-                99, 99.9 % and largest. Values of 0 have no place on a logarithmic axis."
+                99, 99.9 % and largest. Values of 0 have no place on a logarithmic axis. Points of later modes are smaller, so that equal ones show."
             .to_owned(),
     }
 }
