@@ -18,7 +18,7 @@ use std::{
 
 use assert_cmd::Command;
 use qbench_tests::{
-    fails, plugin, qbench, quality_by_cell, repository, small_plan, small_run, stderr, stdout,
+    fails, qbench, quality_by_cell, repository, sleeping_plan, small_plan, small_run, stderr, stdout,
 };
 use tempfile::TempDir;
 
@@ -167,24 +167,10 @@ impl Cluster {
 
     /// A plan whose every cell sleeps about ten times, so long each, after `preamble`.
     fn sleeping_plan(&self, seconds: f64, repeats: usize, preamble: &str, rest: &str) -> PathBuf {
-        let plugins = self.place.path().join("plugins");
-        fs::create_dir_all(&plugins).unwrap();
-        fs::copy(
-            plugin("libtestplugin_sleeping.so"),
-            plugins.join("libqbench_sleeping.so"),
-        )
-        .unwrap();
-        let path = self.place.path().join("plan.toml");
         let microseconds = (seconds * 1e6) as u64;
-        let text = format!(
-            "[matrix]\nmodes = ['standard']\nbackends = ['sleeping']\nconditions = ['tok=48']\nbatch_sizes = \
-             [2]\n[run]\nsamples-per-cond = 2\nwarmup = 0\nnum-repeats = {repeats}\ntime-budget = 0\nthreads = \
-             1\nskip-quality = true\nplugin-dir = '{}'\n[slurm]\npreamble = '''\nexport \
-             QBENCH_TEST_SLEEP_US={microseconds}\n{preamble}'''\n{rest}\n",
-            plugins.display()
-        );
-        fs::write(&path, text).unwrap();
-        path
+        let slurm =
+            format!("preamble = '''\nexport QBENCH_TEST_SLEEP_US={microseconds}\n{preamble}'''\n{rest}");
+        sleeping_plan(self.place.path(), "cpu", repeats, &format!("[slurm]\n{slurm}"))
     }
 }
 

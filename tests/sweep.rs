@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Command as Process, Output, Stdio},
@@ -11,7 +12,8 @@ use std::{
 
 use assert_cmd::Command;
 use qbench_tests::{
-    benchmark_table, built, fails, qbench, quality_by_cell, rows, small_plan, small_run, stderr, stdout,
+    benchmark_table, built, fails, qbench, quality_by_cell, rows, sleeping_plan, small_plan, small_run,
+    stderr, stdout,
 };
 
 fn sweep(arguments: &[&str]) -> Command {
@@ -165,6 +167,45 @@ fn an_interrupted_sweep_goes_on() {
     );
     succeeds(&mut of(&directory, "resume"));
     assert_eq!(quality_by_cell(&directory.join("results")).len(), 10);
+}
+
+/// More jobs than GPUs: each GPU has one task at a time, and none is without.
+#[test]
+fn gpus_are_given_out_one_a_task() {
+    let place = tempfile::tempdir().unwrap();
+    let plan = sleeping_plan(place.path(), "gpu:0", 5, "");
+    let directory = place.path().join("sweep");
+    succeeds(
+        sweep(&[
+            "--jobs",
+            "3",
+            "--cells-per-task",
+            "1",
+            "--gpus",
+            "5,7",
+            "--outdir",
+        ])
+        .arg(&directory)
+        .arg(&plan)
+        .env("QBENCH_TEST_SLEEP_US", "20000"),
+    );
+    let mut times: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
+    for journal in journals(&directory) {
+        let text = fs::read_to_string(journal.with_file_name("manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let device = &manifest["plan"]["configuration"]["device"]["name"];
+        let time = |key: &str| manifest[key].as_str().unwrap().trim_end_matches('Z').to_owned();
+        times
+            .entry(device.as_str().unwrap().to_owned())
+            .or_default()
+            .push((time("started"), time("finished")));
+    }
+    assert_eq!(times.keys().collect::<Vec<_>>(), ["bed 5", "bed 7"]);
+    for tasks in times.values_mut() {
+        tasks.sort();
+        assert!(tasks.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{tasks:?}");
+    }
+    assert_eq!(times.values().map(Vec::len).sum::<usize>(), 5);
 }
 
 #[test]

@@ -219,6 +219,24 @@ pub fn small_plan(directory: &Path, matrix: &str, rest: &str) -> PathBuf {
     path
 }
 
+/// A plan for a sweep that computes nothing: cells of speed on a device of the sleeping backend, one a repeat, each some
+/// ten batches of `$QBENCH_TEST_SLEEP_US`.
+pub fn sleeping_plan(directory: &Path, device: &str, repeats: usize, rest: &str) -> PathBuf {
+    let plugins = directory.join("plugins");
+    fs::create_dir_all(&plugins).unwrap();
+    let file = plugin("libtestplugin_sleeping.so");
+    fs::copy(file, plugins.join("libqbench_sleeping.so")).unwrap();
+    let path = directory.join("plan.toml");
+    let text = format!(
+        "[matrix]\nmodes = ['standard']\nbackends = ['sleeping']\ndevices = ['{device}']\nprecisions = ['float32']\nconditions = \
+         ['tok=48']\nbatch_sizes = [2]\n[run]\nsamples-per-cond = 2\nwarmup = 0\nnum-repeats = {repeats}\n\
+         time-budget = 0\nthreads = 1\nskip-quality = true\nplugin-dir = '{}'\n{rest}\n",
+        plugins.display()
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
 /// What a results directory says of quality: everything but what a clock or a counter of memory had to do with, by cell.
 pub fn quality_by_cell(results: &Path) -> std::collections::BTreeMap<String, String> {
     let text = fs::read_to_string(results.join("cells.jsonl")).unwrap();

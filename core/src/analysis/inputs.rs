@@ -8,7 +8,7 @@ use super::AnalysisError;
 use super::timing::{TimedCell, timed_cells};
 use crate::results::{
     BenchmarkRow, Cell, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
-    WeightMemory, is_noise_floor, quality_rows, read_benchmarks, read_journal, read_quality,
+    WeightMemory, is_noise_floor, quality_rows, read_benchmarks, read_journal_adjusted, read_quality,
 };
 
 /// The contents of a results directory.
@@ -51,9 +51,11 @@ impl Inputs {
             inputs.rows.extend(table.rows);
             inputs.warnings.extend(table.warnings);
         }
-        let journal = read_journal(results_dir)?;
+        // They are most of a record, and the same in every repeat.
+        let mut weights = WeightsByMode::default();
+        let journal = read_journal_adjusted(results_dir, |record| weights.take(record))?;
         inputs.warnings.extend(journal.warnings);
-        inputs.weights = weights_by_mode(&journal.records);
+        inputs.weights = weights.found;
         let mut noted = HashSet::new();
         for record in &journal.records {
             for warning in &record.warnings {
@@ -170,24 +172,30 @@ impl Inputs {
     }
 }
 
-/// Repeats, conditions and batch sizes of a mode load the same weights.
-fn weights_by_mode(records: &[Record]) -> Vec<(Cell, Vec<WeightMemory>)> {
-    let loaded = |cell: &Cell| {
-        [
+/// The weights of each mode and setting. Repeats, conditions and batch sizes load the same.
+#[derive(Default)]
+struct WeightsByMode {
+    found: Vec<(Cell, Vec<WeightMemory>)>,
+    seen: HashSet<[String; 5]>,
+}
+
+impl WeightsByMode {
+    /// Takes the weights out of a record, and keeps the first of each setting.
+    fn take(&mut self, record: &mut Record) {
+        let weights = std::mem::take(&mut record.weights);
+        let cell = &record.cell;
+        let loaded = [
             &cell.model,
             &cell.backend,
             &cell.device,
             &cell.precision,
             &cell.mode,
         ]
-        .map(Clone::clone)
-    };
-    let mut seen = HashSet::new();
-    records
-        .iter()
-        .filter(|record| !record.weights.is_empty() && seen.insert(loaded(&record.cell)))
-        .map(|record| (record.cell.clone(), record.weights.clone()))
-        .collect()
+        .map(Clone::clone);
+        if !weights.is_empty() && self.seen.insert(loaded) {
+            self.found.push((cell.clone(), weights));
+        }
+    }
 }
 
 fn same_directory(one: &Path, other: &Path) -> bool {

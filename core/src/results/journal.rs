@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use super::record::{RECORD_SCHEMA, Record};
@@ -57,12 +57,16 @@ impl Journal {
             .append(true)
             .open(&path)
             .map_err(ResultsError::io("open", &path))?;
-        let bytes = std::fs::read(&path).map_err(ResultsError::io("read", &path))?;
-        let Parsed { latest, incomplete } = parse(&path, &bytes)?;
+        let written = File::open(&path).map_err(ResultsError::io("read", &path))?;
+        let Parsed {
+            latest,
+            incomplete,
+            lacks_line_end,
+        } = parse(&path, BufReader::new(written), |_| {})?;
         if let Some((_, start)) = incomplete {
             file.set_len(start as u64)
                 .map_err(ResultsError::io("mend", &path))?;
-        } else if bytes.last().is_some_and(|&byte| byte != b'\n') {
+        } else if lacks_line_end {
             file.write_all(b"\n").map_err(ResultsError::io("mend", &path))?;
         }
         Ok(Self { path, file, latest })
@@ -115,7 +119,19 @@ pub struct JournalContents {
 /// [`ResultsError::Io`] when it cannot be read; [`ResultsError::CorruptLine`] or [`ResultsError::OtherSchema`] for a
 /// line that is no record, save a last line without a line end, which becomes a warning.
 pub fn read_journal(results_dir: &Path) -> Result<JournalContents, ResultsError> {
-    match read_journal_file(&results_dir.join(JOURNAL_FILE)) {
+    read_journal_adjusted(results_dir, |_| {})
+}
+
+/// The same, with each record going through `adjust` before it is kept: what is not needed of very many need not be in
+/// memory at once.
+///
+/// # Errors
+/// Those of [`read_journal`].
+pub fn read_journal_adjusted(
+    results_dir: &Path,
+    adjust: impl FnMut(&mut Record),
+) -> Result<JournalContents, ResultsError> {
+    match read_file(&results_dir.join(JOURNAL_FILE), adjust) {
         Err(ResultsError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
             Ok(JournalContents::default())
         }
@@ -128,8 +144,14 @@ pub fn read_journal(results_dir: &Path) -> Result<JournalContents, ResultsError>
 /// # Errors
 /// Those of [`read_journal`], and [`ResultsError::Io`] when there is no such file.
 pub fn read_journal_file(path: &Path) -> Result<JournalContents, ResultsError> {
-    let bytes = std::fs::read(path).map_err(ResultsError::io("read", path))?;
-    let Parsed { latest, incomplete } = parse(path, &bytes)?;
+    read_file(path, |_| {})
+}
+
+fn read_file(path: &Path, adjust: impl FnMut(&mut Record)) -> Result<JournalContents, ResultsError> {
+    let file = File::open(path).map_err(ResultsError::io("read", path))?;
+    let Parsed {
+        latest, incomplete, ..
+    } = parse(path, BufReader::new(file), adjust)?;
     let warnings = incomplete.map(|(line, _)| {
         format!(
             "{}, line {line}: the last line is incomplete (a run was killed while writing) and was left out",
@@ -142,23 +164,42 @@ pub fn read_journal_file(path: &Path) -> Result<JournalContents, ResultsError> {
     })
 }
 
-/// What the bytes of a journal hold.
+/// What a journal holds.
 struct Parsed {
     latest: LatestRecords,
     /// Number and offset of an incomplete last line.
     incomplete: Option<(usize, usize)>,
+    /// Whether the last line, complete or not, has no line end.
+    lacks_line_end: bool,
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed, ResultsError> {
+/// Reads a journal line by line.
+fn parse(
+    path: &Path,
+    mut reader: impl BufRead,
+    mut adjust: impl FnMut(&mut Record),
+) -> Result<Parsed, ResultsError> {
     let mut parsed = Parsed {
         latest: LatestRecords::default(),
         incomplete: None,
+        lacks_line_end: false,
     };
     let mut start = 0;
-    for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
-        let number = index + 1;
-        match serde_json::from_slice::<Record>(line) {
-            Ok(record) if record.schema == RECORD_SCHEMA => parsed.latest.insert(record),
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        reader
+            .read_until(b'\n', &mut line)
+            .map_err(ResultsError::io("read", path))?;
+        if line.is_empty() {
+            break;
+        }
+        parsed.lacks_line_end = !line.ends_with(b"\n");
+        match serde_json::from_slice::<Record>(&line) {
+            Ok(mut record) if record.schema == RECORD_SCHEMA => {
+                adjust(&mut record);
+                parsed.latest.insert(record);
+            }
             Ok(record) => {
                 return Err(ResultsError::OtherSchema {
                     path: path.to_path_buf(),

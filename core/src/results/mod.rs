@@ -32,7 +32,9 @@ pub use evaluation::{
 };
 pub use evaluation_tables::*;
 pub use files::write_atomically;
-pub use journal::{JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_file};
+pub use journal::{
+    JOURNAL_FILE, Journal, JournalContents, read_journal, read_journal_adjusted, read_journal_file,
+};
 pub use memory::{CellMemory, Held, Probe, WeightMemory};
 pub use quality::{
     DISTRIBUTION_FILE, DistributionRow, LOGITS_LAYER, QUALITY_FILE, QualityRow, distribution_rows,

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use qbench_core::results::JOURNAL_FILE;
 use serde_json::json;
 
 use super::analyze::print_summary;
@@ -19,7 +20,8 @@ use crate::{
     interrupt, printer,
     sweep::{
         Collection, Draft, DraftOptions, ExecutorKind, Submission, SubmitOptions, Sweep, SweepDirectory,
-        SweepEstimate, SweepStatus, cancel, collect, dry_run, estimate, executor, last_logs, run_task,
+        SweepEstimate, SweepStatus, UNFINISHED_FILE, cancel, collect, dry_run, estimate, executor, last_logs,
+        run_task,
     },
 };
 
@@ -89,6 +91,7 @@ fn start(arguments: &SweepStartArgs, output: &OutputArgs) -> Result<ExitCode> {
     if arguments.dry_run {
         return show_draft(&draft, &path, &options, output);
     }
+    executor(arguments.executor).check()?;
     let directory = draft.write(&path)?;
     let lock = submit_lock(&directory)?;
     let sweep = &draft.sweep;
@@ -264,11 +267,35 @@ fn read(path: &Path) -> Result<(SweepDirectory, Sweep)> {
 fn status(path: &Path, output: &OutputArgs) -> Result<ExitCode> {
     let (directory, sweep) = read(path)?;
     let status = SweepStatus::read(&directory)?;
-    print_status(&status, &sweep, output)?;
+    print_status(&directory, &status, &sweep, output)?;
     Ok(verdict(&status))
 }
 
-fn print_status(status: &SweepStatus, sweep: &Sweep, output: &OutputArgs) -> Result<()> {
+fn print_status(
+    directory: &SweepDirectory,
+    status: &SweepStatus,
+    sweep: &Sweep,
+    output: &OutputArgs,
+) -> Result<()> {
+    print_counts(status, sweep, output)?;
+    if output.quiet {
+        return Ok(());
+    }
+    let shown = directory.path().display();
+    if status.tasks.stopped > 0 && status.unknown.is_none() {
+        printer::note(&format!(
+            "`qbench sweep resume {shown}` runs what is missing, `qbench sweep logs {shown}` shows what tasks said"
+        ));
+    } else if status.is_complete() && !status.is_under_way() {
+        printer::note(&match merged(directory) {
+            Some(results) => format!("merged into {}", results.display()),
+            None => format!("not merged yet: `qbench sweep collect {shown}` does that"),
+        });
+    }
+    Ok(())
+}
+
+fn print_counts(status: &SweepStatus, sweep: &Sweep, output: &OutputArgs) -> Result<()> {
     if output.json {
         printer::json(&json!({
             "schema": "qbench.sweep-status/1",
@@ -288,6 +315,12 @@ fn print_status(status: &SweepStatus, sweep: &Sweep, output: &OutputArgs) -> Res
     Ok(())
 }
 
+/// The results directory, where it holds every cell.
+fn merged(directory: &SweepDirectory) -> Option<PathBuf> {
+    let results = directory.results();
+    (results.join(JOURNAL_FILE).exists() && !results.join(UNFINISHED_FILE).exists()).then_some(results)
+}
+
 /// No, when something has stopped short.
 fn verdict(status: &SweepStatus) -> ExitCode {
     let stopped = status.tasks.stopped > 0 && status.unknown.is_none();
@@ -299,7 +332,7 @@ fn watch(path: &Path, interval: f64, output: &OutputArgs) -> Result<ExitCode> {
     interrupt::install()?;
     loop {
         let status = SweepStatus::read(&directory)?;
-        print_status(&status, &sweep, output)?;
+        print_status(&directory, &status, &sweep, output)?;
         if !status.is_under_way() {
             return Ok(verdict(&status));
         }
@@ -385,7 +418,7 @@ fn resume(
             "whether tasks are still under way is unknown, nothing was submitted: {reason}; try again later"
         )));
     }
-    print_status(&status, &sweep, output)?;
+    print_counts(&status, &sweep, output)?;
     let tasks = status.to_submit();
     if tasks.is_empty() {
         if status.is_under_way() {

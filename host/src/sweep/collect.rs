@@ -24,7 +24,7 @@ use crate::{
 /// Held while results are merged.
 const LOCK_FILE: &str = ".collect.lock";
 /// Cells without numbers, in the results directory, while there are any.
-const UNFINISHED_FILE: &str = "unfinished.csv";
+pub const UNFINISHED_FILE: &str = "unfinished.csv";
 
 /// What was collected.
 pub struct Collection {

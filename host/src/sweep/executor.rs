@@ -69,6 +69,12 @@ pub struct Flight {
 
 /// Runs tasks of a sweep, or has them run.
 pub trait Executor {
+    /// Whether tasks can be submitted from here; asked before a sweep is written.
+    ///
+    /// # Errors
+    /// They cannot.
+    fn check(&self) -> Result<()>;
+
     /// Submits tasks, and what merges them when they and those that are under way here are over; without tasks, only that.
     /// The local executor returns when they are over.
     ///

@@ -30,11 +30,17 @@ pub struct Local;
 struct Running {
     child: Child,
     task: usize,
+    /// Into the list.
+    index: usize,
     /// Which of the GPUs it has.
     gpu: Option<usize>,
 }
 
 impl Executor for Local {
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn submit(
         &self,
         directory: &SweepDirectory,
@@ -146,6 +152,7 @@ fn run_all(
             running.push(Running {
                 child,
                 task: task.task,
+                index,
                 gpu,
             });
             progress.start(&format!("task {}", task.task));
@@ -158,7 +165,12 @@ fn run_all(
                 Some(status) => {
                     ended = true;
                     free.extend(task.gpu);
-                    progress.finish(&format!("task {}: {status}", task.task));
+                    let log = log_path(list, task.index);
+                    progress.finish(&if status.success() {
+                        format!("task {}", task.task)
+                    } else {
+                        format!("task {}: {status}, see {}", task.task, log.display())
+                    });
                 }
             }
         }

@@ -18,7 +18,7 @@ mod slurm;
 mod status;
 mod task;
 
-pub use collect::{Collection, collect};
+pub use collect::{Collection, UNFINISHED_FILE, collect};
 pub use directory::{Sweep, SweepDirectory, TaskLine};
 pub use estimate::{SweepEstimate, estimate};
 pub use executor::{ExecutorKind, Submission, SubmitOptions, cancel, executor};

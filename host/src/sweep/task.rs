@@ -49,7 +49,14 @@ pub fn run_task(directory: &SweepDirectory, number: usize, quiet: bool) -> Resul
     }
     check_program(&sweep)?;
     let file = directory.configuration(task.configuration)?;
-    let plan = resolve(&file)?;
+    let plan = match resolve(&file) {
+        // Plugins that were ended while they said what they are must not look as if they were broken.
+        Err(_) if let Some(signal) = interrupt::pending() => {
+            printer::note(&format!("stopped by signal {signal} before the first cell"));
+            return Ok(ExitCode::from(128 + signal));
+        }
+        plan => plan?,
+    };
     let path = directory.new_attempt(number)?;
     let (outdir, schedule) = OutDir::of_attempt(&path, &plan, |cell| wanted.contains(cell))?;
     let scheduled = schedule.cells().count();

@@ -128,7 +128,7 @@ fn journal_cut_anywhere_keeps_its_whole_lines() {
     let whole = bytes.len();
     bytes.extend(line(&performance_record("8bit", 0)));
     for cut in whole..bytes.len() {
-        let parsed = parse(Path::new(JOURNAL_FILE), &bytes[..cut]).unwrap();
+        let parsed = parse(Path::new(JOURNAL_FILE), &bytes[..cut], |_| {}).unwrap();
         assert_eq!(
             parsed.latest.records,
             std::slice::from_ref(&first),
@@ -145,7 +145,7 @@ proptest::proptest! {
         bytes.push(b'\n');
         let place = place % bytes.len();
         bytes[place] = byte;
-        if let Err(error) = parse(Path::new(JOURNAL_FILE), &bytes) {
+        if let Err(error) = parse(Path::new(JOURNAL_FILE), &bytes[..], |_| {}) {
             proptest::prop_assert!(error.to_string().starts_with(JOURNAL_FILE));
         }
     }

@@ -27,6 +27,10 @@ const DEFAULT_ARRAY_SIZE: usize = 1001;
 pub struct Slurm;
 
 impl Executor for Slurm {
+    fn check(&self) -> Result<()> {
+        array_size().map(drop)
+    }
+
     fn submit(
         &self,
         directory: &SweepDirectory,
@@ -34,7 +38,7 @@ impl Executor for Slurm {
         tasks: &[Submission],
         options: &SubmitOptions,
     ) -> Result<()> {
-        let size = command::array_size()?;
+        let size = array_size()?;
         let under_way = self.flight(directory)?.under_way;
         if tasks.is_empty() && under_way.is_empty() {
             return Ok(());
@@ -119,6 +123,12 @@ impl Executor for Slurm {
     fn is_detached(&self) -> bool {
         true
     }
+}
+
+/// How many tasks an array may have.
+fn array_size() -> Result<usize> {
+    command::array_size()
+        .map_err(|error| usage(error).context("nothing was submitted: Slurm does not answer"))
 }
 
 /// Submits the job that merges and analyses when all others are over.

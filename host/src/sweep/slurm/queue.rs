@@ -134,13 +134,19 @@ fn parse_queue(line: &str) -> Option<Entry> {
     let mut next = || fields.next().map(str::trim);
     let (name, array, index, state, reason, node) = (next()?, next()?, next()?, next()?, next()?, next()?);
     let index = index.parse::<usize>().ok();
+    // What a job waited for before it was cancelled is not why it was.
+    let reason = if reason == "None" || state.starts_with("CANCELLED") {
+        ""
+    } else {
+        reason
+    };
     Some(Entry {
         name: name.to_owned(),
         index,
         state: JobState {
             job: index.map_or_else(|| array.to_owned(), |index| format!("{array}_{index}")),
             state: state.to_owned(),
-            reason: reason.replace("None", ""),
+            reason: reason.to_owned(),
             node: node.to_owned(),
         },
     })

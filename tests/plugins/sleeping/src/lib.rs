@@ -34,11 +34,17 @@ impl Backend for Sleeping {
     }
 
     fn devices(&self) -> Result<Vec<DeviceInfo>> {
-        Ok(vec![DeviceInfo {
-            id: "cpu".to_owned(),
-            name: "bed".to_owned(),
+        let device = |id: &str, name: String| DeviceInfo {
+            id: id.to_owned(),
+            name,
             ..DeviceInfo::default()
-        }])
+        };
+        // Which GPU a process was given is seen by the device's name.
+        let visible = env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default();
+        Ok(vec![
+            device("cpu", "bed".to_owned()),
+            device("gpu:0", format!("bed {visible}")),
+        ])
     }
 
     fn negotiate(&self, _device: &str, _layout: &Layout, _compute: DType) -> Result<Execution> {
