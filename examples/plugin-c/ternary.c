@@ -13,12 +13,28 @@ static uint64_t row_bytes_of(uint64_t cols)
     return (cols + 3) / 4;
 }
 
+/* Tokens that share the work of unpacking a row; sums that are added to side by side, which compilers turn into vector
+ * instructions. */
+enum { TOKENS = 16, LANES = 8 };
+
+/* Columns in whole lanes. */
+static uint64_t width_of(uint64_t cols)
+{
+    return (cols + LANES - 1) / LANES * LANES;
+}
+
+/* What `matmul` holds: a row of the weight and some of the input. One more, since nothing may be asked for. */
+static uint64_t floats_of_product(uint64_t cols)
+{
+    return (1 + TOKENS) * width_of(cols) + 1;
+}
+
 static qbench_status ternary_layout(const void *instance, uint64_t rows, uint64_t cols, qbench_dtype source,
                                     const qbench_text *layout_json, uint64_t *workspace_bytes,
                                     const qbench_text *error)
 {
     (void)instance;
-    *workspace_bytes = 16 * (row_bytes_of(cols) + 1); /* the row of the input that `matmul` holds */
+    *workspace_bytes = floats_of_product(cols) * sizeof(float);
     if (!qbench_is_float(source))
         return qbench_fail(error, QBENCH_UNSUPPORTED, "a source that is not of a float type");
     qbench_write(layout_json, "{\"kind\":\"org.example.ternary/1\",\"rows\":");
@@ -92,40 +108,49 @@ static qbench_status ternary_dequantize(const void *instance, const qbench_stora
     return QBENCH_OK;
 }
 
-/* A byte of codes at a time, from a table of the 4 values of each; one product with the row's scale at the end. */
+static float dot(const float *x, const float *weights, uint64_t count)
+{
+    float sums[LANES] = {0}, sum = 0;
+    for (uint64_t at = 0; at < count; at += LANES)
+        for (int lane = 0; lane < LANES; lane++)
+            sums[lane] += x[at + lane] * weights[at + lane];
+    for (int lane = 0; lane < LANES; lane++)
+        sum += sums[lane];
+    return sum;
+}
+
+/* Some tokens at a time: each row is unpacked once for all of them; one product with the row's scale at the end. */
 static qbench_status ternary_matmul(const void *instance, const qbench_storage *storage,
                                     const qbench_const_buffer *buffers, const qbench_matrix *input,
                                     const qbench_matrix_mut *output, const qbench_call *call,
                                     const qbench_text *error)
 {
-    uint64_t row_bytes = row_bytes_of(storage->cols);
-    float values[256][4], *x;
+    uint64_t row_bytes = row_bytes_of(storage->cols), width = width_of(storage->cols);
+    float *weights, *x;
     (void)instance;
     (void)call; /* one thread */
     if (!qbench_is_float(input->dtype) || !qbench_is_float(output->dtype))
         return qbench_fail(error, QBENCH_UNSUPPORTED, "matrices that are not of a float type");
     if (input->cols != storage->cols || output->cols != storage->rows || input->rows != output->rows)
         return qbench_fail(error, QBENCH_INVALID_ARGUMENT, "matrices that do not fit the weight");
-    for (int byte = 0; byte < 256; byte++)
-        for (int k = 0; k < 4; k++)
-            values[byte][k] = (float)((byte >> 2 * k & 3) - 1);
-    /* Whole bytes: what lies past the last column is 0. */
-    x = calloc(row_bytes + 1, 4 * sizeof *x);
-    if (x == NULL)
-        return qbench_fail(error, QBENCH_RESOURCE_EXHAUSTED, "no memory for a row of the input");
-    for (uint64_t token = 0; token < input->rows; token++) {
-        for (uint64_t col = 0; col < input->cols; col++)
-            x[col] = qbench_get(input, token, col);
+    /* What lies past the last column stays 0. */
+    weights = calloc(floats_of_product(storage->cols), sizeof *weights);
+    if (weights == NULL)
+        return qbench_fail(error, QBENCH_RESOURCE_EXHAUSTED, "no memory for some rows of the input");
+    x = weights + width;
+    for (uint64_t first = 0; first < input->rows; first += TOKENS) {
+        uint64_t tokens = input->rows - first < TOKENS ? input->rows - first : TOKENS;
+        for (uint64_t token = 0; token < tokens; token++)
+            for (uint64_t col = 0; col < input->cols; col++)
+                x[token * width + col] = qbench_get(input, first + token, col);
         for (uint64_t row = 0; row < storage->rows; row++) {
-            const uint8_t *codes = buffers[0].data + row * row_bytes;
-            float sums[4] = {0, 0, 0, 0};
-            for (uint64_t byte = 0; byte < row_bytes; byte++)
-                for (int k = 0; k < 4; k++)
-                    sums[k] += x[4 * byte + k] * values[codes[byte]][k];
-            qbench_set(output, token, row, (sums[0] + sums[1] + sums[2] + sums[3]) * scale_of(buffers, row));
+            for (uint64_t col = 0; col < storage->cols; col++)
+                weights[col] = (float)trit(buffers, row_bytes, row, col);
+            for (uint64_t token = 0; token < tokens; token++)
+                qbench_set(output, first + token, row, dot(x + token * width, weights, width) * scale_of(buffers, row));
         }
     }
-    free(x);
+    free(weights);
     return QBENCH_OK;
 }
 
