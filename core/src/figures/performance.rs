@@ -18,6 +18,12 @@ const DIGITS: usize = 3;
 
 type Column = fn(&BenchmarkRow) -> Option<f64>;
 
+/// All energy, and that above idle power.
+const ENERGY_PER_MEGABASE: [Column; 2] = [
+    |row| row.J_per_Mbp.filter(|_| readings_agree(row)),
+    |row| row.J_per_Mbp_net.filter(|_| readings_agree(row)),
+];
+
 /// Draws the figures whose columns were measured.
 pub(super) fn draw(
     inputs: &Inputs,
@@ -95,15 +101,7 @@ pub(super) fn draw(
             "energy_per_megabase.png",
             page(
                 "Energy per million bases by mode",
-                vec![bars(
-                    "",
-                    "Energy (J/Mbp)",
-                    groups,
-                    &[
-                        |row| row.J_per_Mbp.filter(|_| readings_agree(row)),
-                        |row| row.J_per_Mbp_net.filter(|_| readings_agree(row)),
-                    ],
-                )],
+                vec![bars("", "Energy (J/Mbp)", groups, &ENERGY_PER_MEGABASE)],
                 &["all energy", "above idle power"],
                 &energy_notes,
             ),

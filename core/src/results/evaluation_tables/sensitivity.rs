@@ -114,7 +114,7 @@ mod tests {
         let mut failed = part("layers.3", 0.0);
         failed.status = Status::Crashed;
         failed.quality = None;
-        let records = [
+        let records = vec![
             part("layers.0", 0.25),
             part("layers.1", 0.5),
             failed,
