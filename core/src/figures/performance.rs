@@ -37,11 +37,8 @@ pub(super) fn draw(
     let timed = timed(&inputs.timed, groups);
     let spread = notes(&ok, groups, "Bars", "Error bars");
     let energy_notes = format!("{spread}{}", left_out(groups));
-    let page = |title: &str, panels: Vec<Panel>, variants: &[&str], notes: &str| {
-        let panels: Vec<Panel> = panels
-            .into_iter()
-            .filter(|panel| !panel.marks.is_empty())
-            .collect();
+    let page = |title: &str, mut panels: Vec<Panel>, variants: &[&str], notes: &str| {
+        panels.retain(|panel| !panel.marks.is_empty());
         Page {
             title: title.to_owned(),
             subtitle: subtitle.clone(),
