@@ -250,6 +250,20 @@ fn a_synthetic_model_is_timed_and_has_no_quality() {
             .all(|row| row["reason"] == "synthetic" && row["token_kl_mean"].is_empty()),
         "{quality:?}"
     );
+    // It reads no sequences, and says so to who gives some.
+    let mut command = small_run(&outdir.path().join("refused"));
+    command
+        .arg("--model")
+        .arg(format!("synthetic:{}", config.display()))
+        .args(["--data", "sequences.fa"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(
+        said.contains("--data sequences.fa") && said.contains("leave --data out"),
+        "{said}"
+    );
+    assert!(!outdir.path().join("refused/cells.jsonl").exists());
 }
 
 #[test]

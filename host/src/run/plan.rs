@@ -160,6 +160,15 @@ impl Plan {
             };
             parts(&policy, granularity, checkpoint.entries())
         });
+        if let (Some(path), true, None) = (&arguments.data, checkpoint.is_synthetic(), checkpoint.tokenizer())
+        {
+            return Err(usage(anyhow!(
+                "--data {}: {} has no tokenizer.json beside its config, so that it is given random tokens and reads no \
+                 sequences; leave --data out, or put a tokenizer.json there",
+                path.display(),
+                argument(&source)
+            )));
+        }
         let (data, dataset) = data(arguments)?;
 
         let conditions = unique(conditions(arguments).iter().map(Condition::to_string));
