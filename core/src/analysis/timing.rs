@@ -5,7 +5,7 @@
 //! geometric mean of the ratios within blocks, with the 95 % interval of Student's t: what drifts from block to block
 //! cancels in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus as Generator;
@@ -137,30 +137,29 @@ impl TimedCell {
 pub fn timed_cells(records: &[Record]) -> Vec<TimedCell> {
     type Repeats<'a> = Vec<(usize, &'a Performance)>;
     let mut cells: Vec<(BenchmarkRow, Repeats<'_>)> = Vec::new();
+    let mut place: HashMap<(String, Vec<_>), usize> = HashMap::new();
     for record in records.iter().filter(|record| record.status == Status::Ok) {
         let (Some(row), Some(performance)) = (BenchmarkRow::from_record(record), &record.performance) else {
             continue;
         };
-        let same = |known: &BenchmarkRow| {
-            known.quantization == row.quantization && performance_setting(known) == performance_setting(&row)
-        };
-        let repeat = (record.cell.repeat, performance);
-        match cells.iter_mut().find(|(known, _)| same(known)) {
-            Some((_, repeats)) => repeats.push(repeat),
-            None => cells.push((row, vec![repeat])),
+        let cell = (row.quantization.clone(), performance_setting(&row));
+        let place = *place.entry(cell).or_insert(cells.len());
+        if place == cells.len() {
+            cells.push((row, Vec::new()));
         }
+        cells[place].1.push((record.cell.repeat, performance));
     }
     let mut timed: Vec<TimedCell> = cells
         .iter()
         .filter_map(|(row, repeats)| TimedCell::of(row, repeats))
         .collect();
-    let standards: Vec<_> = timed
+    let standards: HashMap<_, _> = timed
         .iter()
         .filter(|cell| cell.mode == STANDARD)
         .map(|cell| (cell.setting.clone(), cell.of_block.clone()))
         .collect();
     for cell in &mut timed {
-        if let Some((_, standard)) = standards.iter().find(|(setting, _)| *setting == cell.setting) {
+        if let Some(standard) = standards.get(&cell.setting) {
             cell.compare_with(standard);
         }
     }
