@@ -60,9 +60,13 @@ fn exp(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { p * power }
 }
 
-/// Turns a row of scores into probabilities, in place. A row without a score above minus infinity becomes zeros.
+/// Turns a row of scores into probabilities, in place, each score times the positive `scale`. A row without a score above
+/// minus infinity becomes zeros.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl+avx2+fma", "x86_64+avx2+fma"))]
-pub(crate) fn softmax(scores: &mut [f32]) {
+pub(crate) fn softmax(scores: &mut [f32], scale: f32) {
+    for score in &mut *scores {
+        *score *= scale;
+    }
     let mut maxima = [f32::NEG_INFINITY; LANES];
     let (chunks, tail) = scores.as_chunks::<LANES>();
     for chunk in chunks {
@@ -120,8 +124,9 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, precision: DType, ou
                 for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
                     *out = x * factor * weight;
                 }
+                // While the row is in the first-level cache.
+                round(out, precision);
             }
-            round(out, precision);
         });
 }
 
@@ -236,7 +241,7 @@ mod tests {
         scores[3] = std::f32::consts::LN_2;
         scores[18] = 0.0;
         scores[36] = 0.0;
-        softmax(&mut scores);
+        softmax(&mut scores, 1.0);
         for (i, value) in scores.iter().enumerate() {
             let expected = match i {
                 3 => 0.5,
@@ -246,10 +251,10 @@ mod tests {
             assert!((value - expected).abs() < 1e-7, "{i}: {value}");
         }
         let mut hidden = [f32::NEG_INFINITY; 3];
-        softmax(&mut hidden);
+        softmax(&mut hidden, 1.0);
         assert_eq!(hidden, [0.0; 3]);
         let mut broken = [f32::NAN, 1.0];
-        softmax(&mut broken);
+        softmax(&mut broken, 1.0);
         assert!(broken.iter().all(|value| value.is_nan()));
     }
 

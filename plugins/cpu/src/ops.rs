@@ -194,6 +194,7 @@ impl Ops for CpuOps {
         };
         let mut out = Tensor::zeros(q.rows(), q.width);
         attention::attention(
+            self.kernels,
             &q.values,
             &sequences,
             tokens.length,

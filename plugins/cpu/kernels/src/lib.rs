@@ -18,4 +18,4 @@ pub use dots::{DOT_TOKENS, can_dot, dots};
 pub use instruction_set::{InstructionSet, VARIABLE};
 pub use interleaved::{Interleaved, PANEL_LANES, TOKEN_LANES, fill};
 pub use operand::Operand;
-pub use tile::{Sum, multiply};
+pub use tile::{PanelPart, Sum, multiply};

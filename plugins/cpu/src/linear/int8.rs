@@ -284,7 +284,7 @@ impl<'a> Factor<'a> {
                     panel,
                 )?;
                 let mut sums = Block::new(&mut memory.sums[..count], tokens_count, rows_count);
-                kernels::multiply(tiles.set, &tiles.tokens, tokens, panel, &mut sums);
+                kernels::multiply(tiles.set, &tiles.tokens, tokens, &*panel, &mut sums);
             }
         }
         Ok(())

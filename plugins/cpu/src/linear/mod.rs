@@ -5,8 +5,8 @@ mod dense;
 mod foreign;
 mod fp8;
 mod int8;
-mod product;
-mod rows;
+pub(crate) mod product;
+pub(crate) mod rows;
 
 #[cfg(test)]
 mod tests;

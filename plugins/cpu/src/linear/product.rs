@@ -9,7 +9,7 @@ use qbench_cpu_kernels::{
 use qbench_sdk::{DType, Result};
 use rayon::prelude::*;
 
-use super::rows::{Rows, Scratch, elements};
+use super::rows::{Rows, Scratch, encode};
 use crate::kernels::Kernels;
 
 /// Weight rows a task of the reference: a panel of a few thousand columns stays in the second-level cache.
@@ -68,7 +68,7 @@ pub(super) fn tile_tasks(tokens: usize, rows: usize, units: usize) -> Vec<(Range
 }
 
 /// What values of the precision are multiplied as.
-pub(super) fn operand(set: InstructionSet, precision: DType) -> Operand {
+pub(crate) fn operand(set: InstructionSet, precision: DType) -> Operand {
     match precision {
         DType::BF16 => Operand::for_bf16(set),
         _ => Operand::F32,
@@ -159,7 +159,7 @@ fn tiles(
                 pack(set, weight, rows.clone(), cols, 0, scratch, panel)?;
                 // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
                 let mut block = unsafe { out.block(range.clone(), rows.clone()) };
-                kernels::multiply(set, &tokens, range.clone(), panel, &mut block);
+                kernels::multiply(set, &tokens, range.clone(), &*panel, &mut block);
                 for token in 0..range.len() {
                     finish(block.row(token), rows.start);
                 }
@@ -209,21 +209,6 @@ fn interleave(set: InstructionSet, operand: Operand, x: &[f32], cols: usize) -> 
             kernels::fill(set, group, kernels::TOKEN_LANES, bytes, cols * operand.size(), 0);
         });
     tokens
-}
-
-/// Values of the precision as elements of the operand.
-fn encode<'a>(operand: Operand, x: &'a [f32], scratch: &'a mut Scratch) -> &'a [u8] {
-    match operand {
-        Operand::Bf16 => {
-            let short: &mut [u16] = elements(scratch, x.len());
-            for (short, value) in short.iter_mut().zip(x) {
-                // Exact: the values are bf16 numbers.
-                *short = (value.to_bits() >> 16) as u16;
-            }
-            bytemuck::cast_slice(short)
-        }
-        _ => bytemuck::cast_slice(x),
-    }
 }
 
 /// A token or a few: every weight is read once, where it lies.

@@ -109,6 +109,27 @@ impl sealed::Sealed for i32 {
     }
 }
 
+/// Some rows of a panel, and some units of them.
+#[derive(Clone)]
+pub struct PanelPart<'a> {
+    /// The panel.
+    pub panel: &'a Interleaved,
+    /// Weight rows; begins at a multiple of [`PANEL_LANES`].
+    pub rows: Range<usize>,
+    /// Units of the inner dimension.
+    pub units: Range<usize>,
+}
+
+impl<'a> From<&'a Interleaved> for PanelPart<'a> {
+    fn from(panel: &'a Interleaved) -> Self {
+        Self {
+            panel,
+            rows: 0..panel.rows(),
+            units: 0..panel.units(),
+        }
+    }
+}
+
 /// `out = tokens · panelᵀ` for the tokens `tokens`, which begin at a multiple of [`TOKEN_LANES`].
 ///
 /// For [`Operand::I8`] the panel's bytes are unsigned, 128 too large: the sums are too large by 128 times the sum of the
@@ -116,23 +137,27 @@ impl sealed::Sealed for i32 {
 ///
 /// # Panics
 /// When the shapes or operands do not fit, when the operand has no kernel in `set`, or the processor lacks `set`.
-pub fn multiply<T: Sum>(
+pub fn multiply<'a, T: Sum>(
     set: InstructionSet,
     tokens: &Interleaved,
     range: Range<usize>,
-    panel: &Interleaved,
+    panel: impl Into<PanelPart<'a>>,
     out: &mut Block<'_, T>,
 ) {
+    let PanelPart { panel, rows, units } = panel.into();
     assert!(set.is_available(), "this processor has no {set}");
     assert!(
         tokens.operand() == panel.operand()
-            && tokens.units() == panel.units()
+            && tokens.units() == units.len()
+            && units.end <= panel.units()
             && tokens.lanes() == TOKEN_LANES
             && panel.lanes() == PANEL_LANES
             && range.start.is_multiple_of(TOKEN_LANES)
             && range.end <= tokens.rows()
-            && (out.rows(), out.cols()) == (range.len(), panel.rows()),
-        "tokens {range:?} of {} with {} units times {} weight rows with {} units into {} x {}",
+            && rows.start.is_multiple_of(PANEL_LANES)
+            && rows.end <= panel.rows()
+            && (out.rows(), out.cols()) == (range.len(), rows.len()),
+        "tokens {range:?} of {} with {} units times weight rows {rows:?} of {} and units {units:?} of {} into {} x {}",
         tokens.rows(),
         tokens.units(),
         panel.rows(),
@@ -140,17 +165,17 @@ pub fn multiply<T: Sum>(
         out.rows(),
         out.cols()
     );
-    let units = panel.units();
-    if units == 0 {
+    if units.is_empty() {
         for row in 0..out.rows() {
             out.row(row).fill(T::default());
         }
     }
-    for depth in (0..units).step_by(DEPTH) {
-        let end = (depth + DEPTH).min(units);
-        for first_row in (0..panel.rows()).step_by(PANEL_LANES) {
-            let weights = &panel.group(first_row / PANEL_LANES)[depth * PANEL_LANES..end * PANEL_LANES];
-            let lanes = PANEL_LANES.min(panel.rows() - first_row);
+    for depth in (0..units.len()).step_by(DEPTH) {
+        let end = (depth + DEPTH).min(units.len());
+        for first_row in rows.clone().step_by(PANEL_LANES) {
+            let weights = &panel.group(first_row / PANEL_LANES)
+                [(units.start + depth) * PANEL_LANES..(units.start + end) * PANEL_LANES];
+            let lanes = PANEL_LANES.min(rows.end - first_row);
             for first in range.clone().step_by(TOKEN_LANES) {
                 let tokens = &tokens.group(first / TOKEN_LANES)[depth * TOKEN_LANES..end * TOKEN_LANES];
                 let tile = Tile {
@@ -160,7 +185,7 @@ pub fn multiply<T: Sum>(
                     lanes,
                     add: depth > 0,
                 };
-                let (data, stride) = out.corner(first - range.start, first_row);
+                let (data, stride) = out.corner(first - range.start, first_row - rows.start);
                 // SAFETY: the tile's rows and columns lie in `out`, which is borrowed exclusively.
                 unsafe { T::run(set, panel.operand(), tile, Sums { data, stride }) };
             }
