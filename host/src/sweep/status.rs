@@ -20,7 +20,7 @@ pub struct SweepStatus {
     pub collecting: Option<JobState>,
     /// Why the executor could not be asked.
     pub unknown: Option<String>,
-    /// See [`Flight`].
+    /// See `Flight`.
     #[serde(skip)]
     pub in_queue: Option<usize>,
     /// Doubts about the files.

@@ -207,7 +207,7 @@ impl Few {
     /// `stream` does not write the weight: it is read while that may still run.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where [`fits`](Self::fits) says no; [`Error::Driver`].
+    /// [`Error::Unsupported`](crate::Error::Unsupported) where [`fits`](Self::fits) says no; [`Error::Driver`](crate::Error::Driver).
     pub unsafe fn run(
         &self,
         weight: &Codebook,

@@ -6,7 +6,7 @@ use super::{CellColumns, Whole, of_kind};
 use crate::results::quality::number;
 use crate::results::{BinningAgreement, CellKind, Evaluation, Record};
 
-/// Strands read by a mode; the fields are defined in [`ReverseComplement`](super::ReverseComplement).
+/// Strands read by a mode; the fields are defined in [`ReverseComplement`](crate::results::ReverseComplement).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the fields are the columns")]
 pub struct ReverseComplementRow {
@@ -26,7 +26,7 @@ pub struct ReverseComplementRow {
     pub non_finite: Option<u64>,
 }
 
-/// Agreement on variants; the fields are defined in [`Variants`](super::Variants).
+/// Agreement on variants; the fields are defined in [`Variants`](crate::results::Variants).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the fields are the columns")]
 pub struct VariantRow {
@@ -44,7 +44,7 @@ pub struct VariantRow {
     pub non_finite: Option<u64>,
 }
 
-/// A variant; the fields are defined in [`VariantScore`](super::VariantScore).
+/// A variant; the fields are defined in [`VariantScore`](crate::results::VariantScore).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the fields are the columns")]
 pub struct VariantScoreRow {
@@ -86,7 +86,7 @@ pub struct BinningRow {
     pub non_finite: Option<u64>,
 }
 
-/// A fragment; the fields are defined in [`BinningPoint`](super::BinningPoint).
+/// A fragment; the fields are defined in [`BinningPoint`](crate::results::BinningPoint).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the fields are the columns")]
 pub struct BinningPointRow {

@@ -6,7 +6,7 @@ use super::{CellColumns, Whole, of_kind};
 use crate::results::quality::number;
 use crate::results::{CellKind, Evaluation, Record};
 
-/// A hidden state of a mode; the fields are defined in [`HiddenStateQuality`](super::HiddenStateQuality).
+/// A hidden state of a mode; the fields are defined in [`HiddenStateQuality`](crate::results::HiddenStateQuality).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the fields are the columns")]
 pub struct LayerRow {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use qbench_cpu_kernels::{
     InstructionSet, Operand,
-    codebook::{self, DOT_TOKENS, Rounding, Run, split_pairs},
+    codebook::{self, DOT_TOKENS, Rounding, Run, Tokens},
     matrix::SharedMatrix,
 };
 use qbench_sdk::{
@@ -90,8 +90,7 @@ impl CodebookWeight {
     fn few_tokens(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32], usize) + Sync) {
         let (rows, cols) = (self.layout.rows, self.layout.cols);
         let tokens = x.len() / cols;
-        let mut split = Vec::with_capacity(x.len());
-        split_pairs(x, &mut split);
+        let x = Tokens::new(self.set, self.rounding(), x);
         let out = SharedMatrix::new(out, tokens, rows);
         (0..rows.div_ceil(ROWS_A_TASK))
             .into_par_iter()
@@ -102,7 +101,7 @@ impl CodebookWeight {
                 let mut sums = [0.0; DOT_TOKENS];
                 for (index, row) in rows.clone().enumerate() {
                     let run = self.run(row..row + 1, scales);
-                    codebook::dot(self.set, run, &split, cols, &mut sums[..tokens]);
+                    codebook::dot(self.set, run, &x, cols, &mut sums[..tokens]);
                     for (token, sum) in sums[..tokens].iter().enumerate() {
                         block.row(token)[index] = *sum;
                     }
@@ -138,11 +137,15 @@ impl CodebookWeight {
             block,
             before,
             scales,
-            rounding: match self.precision {
-                DType::BF16 => Rounding::Bf16,
-                DType::F16 => Rounding::F16,
-                DType::F32 | DType::I8 | DType::U8 => Rounding::F32,
-            },
+            rounding: self.rounding(),
+        }
+    }
+
+    fn rounding(&self) -> Rounding {
+        match self.precision {
+            DType::BF16 => Rounding::Bf16,
+            DType::F16 => Rounding::F16,
+            DType::F32 | DType::I8 | DType::U8 => Rounding::F32,
         }
     }
 

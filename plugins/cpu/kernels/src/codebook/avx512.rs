@@ -1,17 +1,18 @@
 //! Decoding by table look-up in a register: 16 values of f32, or 32 of bf16, an instruction.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm_loadl_epi64,
-    _mm_loadu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
+    __m128i, __m256bh, __m256i, __m512, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
+    _mm_loadl_epi64, _mm_loadu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
     _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16,
-    _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64, _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_fmadd_ps,
-    _mm512_inserti64x4, _mm512_loadu_ps, _mm512_mask_mov_epi32, _mm512_mul_ps, _mm512_or_si512,
-    _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi32, _mm512_srli_epi64,
-    _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64, _mm512_cvtneps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph,
+    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32,
+    _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_slli_epi64,
+    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::{DOT_STEP, Rounding, Run, portable};
+use crate::x86::dot_bf16;
 
 /// The 16 values of a block.
 ///
@@ -101,12 +102,7 @@ pub(super) unsafe fn decode_bf16(run: Run<'_>, mut out: &mut [u16]) {
             for (step, values) in steps.iter_mut().enumerate() {
                 // SAFETY: the 16 bytes of 32 elements, which the codes hold.
                 let bytes = unsafe { _mm_loadu_si128(piece.codes.as_ptr().add(step * 16).cast()) };
-                let bytes = _mm512_cvtepu8_epi32(bytes);
-                let index = if piece.high_first {
-                    _mm512_or_si512(_mm512_srli_epi32::<4>(bytes), _mm512_slli_epi32::<16>(bytes))
-                } else {
-                    _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes))
-                };
+                let index = pair_index(bytes, piece.high_first);
                 // SAFETY: room for 32 values.
                 unsafe {
                     _mm512_storeu_si512(values.as_mut_ptr().cast(), _mm512_permutexvar_epi16(index, table));
@@ -163,5 +159,59 @@ pub(super) unsafe fn dot<const TOKENS: usize>(run: Run<'_>, tokens: &[f32], cols
     }
     for (sum, (even, odd)) in sums.iter_mut().zip(even.into_iter().zip(odd)) {
         *sum = _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+    }
+}
+
+/// The same in bf16: the look-up gives 32 values at once, which one instruction multiplies and adds to 16 sums.
+///
+/// Values of a block too small for a normal bf16 count as zero, as they do in that instruction.
+///
+/// # Safety
+/// As [`dot`], and the processor has the bf16 dot product; the run is rounded to bf16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+pub(super) unsafe fn dot_short<const TOKENS: usize>(
+    run: Run<'_>,
+    tokens: &[u16],
+    cols: usize,
+    sums: &mut [f32],
+) {
+    // SAFETY: 16 values.
+    let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
+    // Sums of this step and the next: one sum alone would wait for itself.
+    let mut now = [_mm512_setzero_ps(); TOKENS];
+    let mut next = [_mm512_setzero_ps(); TOKENS];
+    let mut at = 0;
+    for (piece, scale, count) in run.pieces(cols) {
+        let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codebook, _mm512_set1_ps(scale)));
+        // SAFETY: both types are vectors of 256 bits, of any bit pattern.
+        let short = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
+        // Twice the same 16 values: the look-up minds five bits, of which the fifth is not ours.
+        let table = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(short), short);
+        for step in 0..count / DOT_STEP {
+            // SAFETY: the 16 bytes of 32 elements, which the codes hold.
+            let bytes = unsafe { _mm_loadu_si128(piece.codes.as_ptr().add(step * 16).cast()) };
+            let values = _mm512_permutexvar_epi16(pair_index(bytes, piece.high_first), table);
+            for (token, sum) in now.iter_mut().enumerate() {
+                // SAFETY: 32 values of the token from element `at` on, at + 32 <= cols.
+                let x = unsafe { _mm512_loadu_si512(tokens.as_ptr().add(token * cols + at).cast()) };
+                *sum = dot_bf16(*sum, x, values);
+            }
+            std::mem::swap(&mut now, &mut next);
+            at += DOT_STEP;
+        }
+    }
+    for (sum, (now, next)) in sums.iter_mut().zip(now.into_iter().zip(next)) {
+        *sum = _mm512_reduce_add_ps(_mm512_add_ps(now, next));
+    }
+}
+
+/// Indices of 32 elements for a look-up of 16 bits each, of which it minds the lowest five.
+#[target_feature(enable = "avx512f")]
+fn pair_index(bytes: __m128i, high_first: bool) -> __m512i {
+    let bytes = _mm512_cvtepu8_epi32(bytes);
+    if high_first {
+        _mm512_or_si512(_mm512_srli_epi32::<4>(bytes), _mm512_slli_epi32::<16>(bytes))
+    } else {
+        _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes))
     }
 }

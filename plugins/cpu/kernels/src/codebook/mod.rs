@@ -125,17 +125,39 @@ pub const DOT_STEP: usize = 32;
 /// Tokens that [`dot`] takes at most.
 pub const DOT_TOKENS: usize = 4;
 
-/// Tokens laid out for [`dot`]: in each [`DOT_STEP`] elements the even ones come first, then the odd ones.
-///
-/// # Panics
-/// When `x` is no whole number of steps.
-pub fn split_pairs(x: &[f32], out: &mut Vec<f32>) {
-    let (steps, rest) = x.as_chunks::<DOT_STEP>();
-    assert!(rest.is_empty(), "{} elements in steps of {DOT_STEP}", x.len());
-    out.clear();
-    for step in steps {
-        out.extend(step.iter().step_by(2));
-        out.extend(step.iter().skip(1).step_by(2));
+/// Tokens laid out for [`dot`].
+#[derive(Debug)]
+pub enum Tokens {
+    /// In each [`DOT_STEP`] elements the even ones come first, then the odd ones.
+    Pairs(Vec<f32>),
+    /// As bits of bf16, in their order.
+    Bf16(Vec<u16>),
+}
+
+impl Tokens {
+    /// Lays out `x`, for runs that are rounded so. For [`Rounding::Bf16`] the values of `x` are bf16 numbers.
+    ///
+    /// # Panics
+    /// When `x` is no whole number of steps.
+    pub fn new(set: InstructionSet, rounding: Rounding, x: &[f32]) -> Self {
+        let (steps, rest) = x.as_chunks::<DOT_STEP>();
+        assert!(rest.is_empty(), "{} elements in steps of {DOT_STEP}", x.len());
+        if rounding == Rounding::Bf16 && set >= InstructionSet::Avx512Dot {
+            return Self::Bf16(x.iter().map(|value| (value.to_bits() >> 16) as u16).collect());
+        }
+        let mut pairs = Vec::with_capacity(x.len());
+        for step in steps {
+            pairs.extend(step.iter().step_by(2));
+            pairs.extend(step.iter().skip(1).step_by(2));
+        }
+        Self::Pairs(pairs)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Pairs(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
     }
 }
 
@@ -144,11 +166,12 @@ pub fn can_dot(set: InstructionSet, cols: usize, block: usize) -> bool {
     set >= InstructionSet::Avx512 && cols.is_multiple_of(DOT_STEP) && block.is_multiple_of(DOT_STEP)
 }
 
-/// Sums of products of a run with up to [`DOT_TOKENS`] tokens that [`split_pairs`] laid out, `cols` elements each.
+/// Sums of products of a run with up to [`DOT_TOKENS`] tokens of `cols` elements each, laid out for the same set and
+/// rounding.
 ///
 /// # Panics
 /// When [`can_dot`] says no, the run begins within a step, or codes, scales or tokens do not fit.
-pub fn dot(set: InstructionSet, run: Run<'_>, tokens: &[f32], cols: usize, sums: &mut [f32]) {
+pub fn dot(set: InstructionSet, run: Run<'_>, tokens: &Tokens, cols: usize, sums: &mut [f32]) {
     run.check(cols);
     assert!(
         can_dot(set, cols, run.block)
@@ -166,12 +189,25 @@ pub fn dot(set: InstructionSet, run: Run<'_>, tokens: &[f32], cols: usize, sums:
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the instructions are there, and codes, scales and tokens suffice, as was just asserted.
     unsafe {
-        match sums.len() {
-            0 => {}
-            1 => avx512::dot::<1>(run, tokens, cols, sums),
-            2 => avx512::dot::<2>(run, tokens, cols, sums),
-            3 => avx512::dot::<3>(run, tokens, cols, sums),
-            _ => avx512::dot::<DOT_TOKENS>(run, tokens, cols, sums),
+        match (tokens, sums.len()) {
+            (_, 0) => {}
+            (Tokens::Pairs(tokens), 1) => avx512::dot::<1>(run, tokens, cols, sums),
+            (Tokens::Pairs(tokens), 2) => avx512::dot::<2>(run, tokens, cols, sums),
+            (Tokens::Pairs(tokens), 3) => avx512::dot::<3>(run, tokens, cols, sums),
+            (Tokens::Pairs(tokens), _) => avx512::dot::<DOT_TOKENS>(run, tokens, cols, sums),
+            (Tokens::Bf16(tokens), count) => {
+                assert!(
+                    set >= InstructionSet::Avx512Dot && run.rounding == Rounding::Bf16,
+                    "tokens in bf16 for {set} and {:?}",
+                    run.rounding
+                );
+                match count {
+                    1 => avx512::dot_short::<1>(run, tokens, cols, sums),
+                    2 => avx512::dot_short::<2>(run, tokens, cols, sums),
+                    3 => avx512::dot_short::<3>(run, tokens, cols, sums),
+                    _ => avx512::dot_short::<DOT_TOKENS>(run, tokens, cols, sums),
+                }
+            }
         }
     }
 }

@@ -108,20 +108,23 @@ fn products_are_sums_of_the_definition() {
     for set in sets().filter(|set| can_dot(*set, 32, 32)) {
         for (block, before, cols) in [(64, 0, 640), (64, 32, 160), (32, 0, 32), (256, 128, 768)] {
             for tokens in 1..=DOT_TOKENS {
-                for high_first in [false, true] {
+                for (high_first, rounding) in [
+                    (false, Rounding::Bf16),
+                    (true, Rounding::Bf16),
+                    (true, Rounding::F16),
+                    (false, Rounding::F32),
+                ] {
                     let run = Run {
-                        before,
                         high_first,
-                        rounding: Rounding::Bf16,
+                        before,
+                        rounding,
                         ..run(&codes, &codebook, &scales, block)
                     };
                     let x: Vec<f32> = (0..tokens * cols)
-                        .map(|i| ((i * 29 % 101) as f32 - 50.0) / 50.0)
+                        .map(|i| ((i * 29 % 101) as f32 - 50.0) / 64.0)
                         .collect();
-                    let mut split = Vec::new();
-                    split_pairs(&x, &mut split);
                     let mut sums = vec![f32::NAN; tokens];
-                    dot(set, run, &split, cols, &mut sums);
+                    dot(set, run, &Tokens::new(set, rounding, &x), cols, &mut sums);
                     for (token, sum) in sums.iter().enumerate() {
                         let terms =
                             || (0..cols).map(|k| f64::from(x[token * cols + k]) * f64::from(element(run, k)));
