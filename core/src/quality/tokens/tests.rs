@@ -2,6 +2,7 @@ use super::*;
 use crate::quality::QualityError;
 use crate::quality::test_values::{LOGITS_VOCABULARY, assert_close, logits};
 use crate::results::TokenQuality;
+use crate::statistics::Interval;
 
 const TOKENS: [u32; 5] = [5, 1, 4, 2, 3];
 
@@ -178,3 +179,36 @@ fn micro_and_macro_averages_differ() {
 }
 
 const TOKEN_OF_TWO: [u32; 3] = [0, 1, 0];
+
+/// Sequences of a genome are drawn together: to read each of them four times is no more evidence.
+#[test]
+fn intervals_are_over_genomes() {
+    const LENGTH: usize = 8;
+    let quality = [1, 4].map(|times| {
+        let mut accumulator = accumulator();
+        for genome in 0..12 {
+            let mode: Vec<f32> = (0..LENGTH)
+                .flat_map(|token| [0.0, genome as f32 * 0.3 + token as f32 * 0.05])
+                .collect();
+            let reference = vec![0.0; mode.len()];
+            let pair = SequencePair::new(&reference, &mode, &[0; LENGTH], 2).unwrap();
+            let positions = pair.compare(0..pair.positions());
+            let name = format!("genome {genome}");
+            for _ in 0..times {
+                accumulator.add(info(&name, 20), &positions, None).unwrap();
+            }
+        }
+        finish(accumulator).quality
+    });
+    let [once, often] = quality.each_ref();
+    assert_eq!([&once.interval_unit, &often.interval_unit], ["genome", "genome"]);
+    let (means, medians) = (
+        [once, often].map(|quality| quality.kl.mean.interval.unwrap()),
+        [once, often].map(|quality| quality.kl.quantile_intervals[6].unwrap()),
+    );
+    let width = |interval: Interval| interval.high - interval.low;
+    assert_close(width(means[0]), width(means[1]));
+    // Quantiles lie between other values of a longer list. By sequences the width would be a half.
+    let ratio = width(medians[1]) / width(medians[0]);
+    assert!((0.9..1.1).contains(&ratio), "{medians:?}");
+}
