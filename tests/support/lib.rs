@@ -36,19 +36,16 @@ pub fn built() -> &'static Path {
             return path.into();
         }
         let mut cargo = Process::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(repository()).args(["build", "--quiet"]);
-        for package in [
-            "qbench",
-            "qbench-modes",
-            "qbench-cpu",
-            "qbench-testplugin-altering",
-            "qbench-testplugin-misbehaving",
-            "qbench-testplugin-other-abi",
-            "qbench-testplugin-sleeping",
-            "qbench-testplugin-untruthful",
-        ] {
-            cargo.args(["--package", package]);
-        }
+        // With a test among the targets, features are those of `cargo test --workspace`, which has built most of it.
+        cargo.current_dir(repository()).args([
+            "build",
+            "--quiet",
+            "--workspace",
+            "--lib",
+            "--bins",
+            "--test",
+            "frozen",
+        ]);
         if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
