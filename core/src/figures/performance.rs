@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use super::page::{Modes, Page};
 use super::panel::{Mark, Panel};
 use super::scale::ScaleKind;
-use super::tradeoff::{self, Place, TradeoffPoint};
+use super::tradeoff;
 use super::{FigureError, describe};
 use crate::analysis::{Inputs, ModeRows, TimedCell, only_cell, performance_mixture};
 use crate::measure::energy::DISAGREEMENT;
 use crate::results::BenchmarkRow;
-use crate::statistics::{Interval, Summary, mean_interval};
+use crate::statistics::{Interval, Summary};
 
 /// Significant digits of the labels at bars.
 const DIGITS: usize = 3;
@@ -174,7 +174,7 @@ fn draw_tradeoff(
     modes: &Modes,
     directory: &Path,
 ) -> Result<Option<PathBuf>, FigureError> {
-    let points = tradeoff_points(groups, timed);
+    let points = tradeoff::points(groups, timed);
     if points.is_empty() {
         return Ok(None);
     }
@@ -200,7 +200,7 @@ fn draw_tradeoff(
 }
 
 /// The cell of every mode, where each was timed in one setting.
-fn timed<'a>(cells: &'a [TimedCell], groups: &[ModeRows]) -> Option<Vec<&'a TimedCell>> {
+pub(super) fn timed<'a>(cells: &'a [TimedCell], groups: &[ModeRows]) -> Option<Vec<&'a TimedCell>> {
     groups.iter().map(|group| only_cell(cells, group.mode)).collect()
 }
 
@@ -290,42 +290,6 @@ fn panel(title: &str, axis: &str, variants: usize, marks: Vec<Mark>) -> Panel {
         reference: None,
         limit: f64::INFINITY,
     }
-}
-
-/// With the cells of all modes, typical rates with their intervals and memory with Student's; else means and deviations.
-fn tradeoff_points(groups: &[ModeRows], timed: Option<&[&TimedCell]>) -> Vec<TradeoffPoint> {
-    let with_deviation = |summary: Summary| Place {
-        value: summary.mean,
-        range: summary.std.map(|std| (summary.mean - std, summary.mean + std)),
-    };
-    let with_interval = |value: f64, interval: Option<Interval>| Place {
-        value,
-        range: interval.map(|interval| (interval.low, interval.high)),
-    };
-    let point = |(mode, group): (usize, &ModeRows)| {
-        let rows: Vec<(f64, f64)> = group
-            .rows
-            .iter()
-            .filter_map(|row| row.peak_vram_GB.zip(row.tokens_per_s))
-            .collect();
-        let (memory, speed): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
-        Some(TradeoffPoint {
-            mode,
-            memory: match timed {
-                Some(_) => with_interval(Summary::of(&memory)?.mean, mean_interval(&memory)),
-                None => with_deviation(Summary::of(&memory)?),
-            },
-            speed: match timed.and_then(|cells| cells.get(mode)) {
-                Some(cell) => {
-                    let (rate, interval) = cell.tokens_per_second();
-                    with_interval(rate, interval)
-                }
-                None => with_deviation(Summary::of(&speed)?),
-            },
-            rows,
-        })
-    };
-    groups.iter().enumerate().filter_map(point).collect()
 }
 
 fn subtitle(rows: &[&BenchmarkRow]) -> String {

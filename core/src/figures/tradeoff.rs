@@ -9,6 +9,8 @@ use super::canvas::{Area, Canvas, GREY, GRID, INK, draw_picture, size};
 use super::page::{BORDER, Heading, Modes, draw_notes, notes_height, wrap_notes};
 use super::scale::{Scale, ScaleKind};
 use super::text::{Align, NAME_SEPARATORS, TextFont};
+use crate::analysis::{ModeRows, TimedCell};
+use crate::statistics::{Interval, Summary, mean_interval};
 
 /// A value with the ends of its error bar.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +29,42 @@ pub(super) struct TradeoffPoint {
     pub(super) speed: Place,
     /// The rows behind the means, memory and speed.
     pub(super) rows: Vec<(f64, f64)>,
+}
+
+/// A point a mode of `groups`. With the cells of all modes, typical rates with their intervals and memory with Student's; else means and deviations.
+pub(super) fn points(groups: &[ModeRows], timed: Option<&[&TimedCell]>) -> Vec<TradeoffPoint> {
+    let with_deviation = |summary: Summary| Place {
+        value: summary.mean,
+        range: summary.std.map(|std| (summary.mean - std, summary.mean + std)),
+    };
+    let with_interval = |value: f64, interval: Option<Interval>| Place {
+        value,
+        range: interval.map(|interval| (interval.low, interval.high)),
+    };
+    let point = |(mode, group): (usize, &ModeRows)| {
+        let rows: Vec<(f64, f64)> = group
+            .rows
+            .iter()
+            .filter_map(|row| row.peak_vram_GB.zip(row.tokens_per_s))
+            .collect();
+        let (memory, speed): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
+        Some(TradeoffPoint {
+            mode,
+            memory: match timed {
+                Some(_) => with_interval(Summary::of(&memory)?.mean, mean_interval(&memory)),
+                None => with_deviation(Summary::of(&memory)?),
+            },
+            speed: match timed.and_then(|cells| cells.get(mode)) {
+                Some(cell) => {
+                    let (rate, interval) = cell.tokens_per_second();
+                    with_interval(rate, interval)
+                }
+                None => with_deviation(Summary::of(&speed)?),
+            },
+            rows,
+        })
+    };
+    groups.iter().enumerate().filter_map(point).collect()
 }
 
 /// Draws peak memory against tokens per second and saves the picture.

@@ -48,7 +48,7 @@ pub(super) fn draw(
         sensitivity::sensitivity(&parts, modes),
         binning::binning_scatter(&binning, modes),
         biology::biology(&variants, &strands, modes),
-        pareto::pareto(&quality, groups, modes),
+        pareto::pareto(&quality, groups, &inputs.timed, modes),
     ];
     let mut files = Vec::new();
     for (page, name) in pages.into_iter().zip(FILES) {

@@ -4,17 +4,29 @@ use plotters::style::RGBColor;
 
 use super::super::chart::{Chart, ChartPage, NEUTRAL, Places, Point, Series};
 use super::super::page::Modes;
+use super::super::performance::timed;
 use super::super::scale::ScaleKind;
+use super::super::tradeoff::{self, Place, TradeoffPoint};
 use super::{in_order, legend, positive, subtitle, tokens};
-use crate::analysis::{ModeRows, STANDARD};
+use crate::analysis::{ModeRows, STANDARD, TimedCell};
 use crate::results::Record;
-use crate::statistics::Summary;
 
-pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes) -> ChartPage {
-    type Column = fn(&crate::results::BenchmarkRow) -> Option<f64>;
+/// Divergence against speed and memory, which are those of the figure `performance_memory_tradeoff.png`.
+pub(super) fn pareto(
+    records: &[&Record],
+    groups: &[ModeRows<'_>],
+    cells: &[TimedCell],
+    modes: &Modes,
+) -> ChartPage {
+    let timed = timed(cells, groups);
+    let places = tradeoff::points(groups, timed.as_deref());
+    let across = match timed {
+        Some(_) => "95 % intervals over repeats, of memory by Student's t",
+        None => "± 1 standard deviation of the rows",
+    };
     let ordered = in_order(records, modes);
     let mut shown: Vec<(&str, RGBColor)> = Vec::new();
-    let mut chart = |title: &str, axis: &str, column: Column, more_is_better: bool| {
+    let mut chart = |title: &str, axis: &str, place: fn(&TradeoffPoint) -> Place, more_is_better: bool| {
         let mut points: Vec<(RGBColor, Point)> = Vec::new();
         for (name, colour, record) in &ordered {
             let Some(kl) = tokens(record)
@@ -23,10 +35,10 @@ pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes
             else {
                 continue;
             };
-            let group = groups.iter().find(|group| group.mode == *name);
-            let Some(summary) = group.and_then(|group| Summary::of(&group.values(column))) else {
+            let Some(point) = places.iter().find(|point| groups[point.mode].mode == *name) else {
                 continue;
             };
+            let across = place(point);
             if !shown.contains(&(*name, *colour)) {
                 shown.push((*name, *colour));
             }
@@ -34,9 +46,9 @@ pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes
             points.push((
                 *colour,
                 Point {
-                    x: summary.mean,
+                    x: across.value,
                     y: kl.value,
-                    x_range: summary.std.map(|_| (summary.min, summary.max)),
+                    x_range: across.range,
                     y_range: interval.filter(|(low, _)| positive(*low)),
                     hollow: false,
                 },
@@ -71,13 +83,13 @@ pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes
         chart(
             "Quality and speed",
             "Throughput (tokens/s)",
-            |row| row.tokens_per_s,
+            |point| point.speed,
             true,
         ),
         chart(
             "Quality and memory",
             "Peak memory (GB)",
-            |row| row.peak_vram_GB,
+            |point| point.memory,
             false,
         ),
     ];
@@ -88,8 +100,8 @@ pub(super) fn pareto(records: &[&Record], groups: &[ModeRows<'_>], modes: &Modes
         columns: 2,
         legend: legend(&shown),
         notes: format!(
-            "Vertical bars: 95 % intervals of the mean KL by bootstrap over genomes; horizontal bars: smallest and largest \
-             repeat; both where longer than the point. Line: modes that no other beats in both. `{STANDARD}` in f32 is the reference: its KL of 0 has no place \
+            "Vertical bars: 95 % intervals of the mean KL by bootstrap over genomes; horizontal bars: {across}; \
+             both where longer than the point. Line: modes that no other beats in both. `{STANDARD}` in f32 is the reference: its KL of 0 has no place \
              on a logarithmic axis, which does not start at 0."
         ),
     }
