@@ -10,7 +10,7 @@ use std::{
 };
 
 use qbench_tests::{built, rows, small_measurement, small_run, stderr, stdout};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn manifest(outdir: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(outdir.join("manifest.json")).unwrap()).unwrap()
@@ -45,8 +45,32 @@ fn the_manifest_and_the_memory_table_tell_what_was_run() {
     assert_eq!(first["environment"]["OMP_NUM_THREADS"], "3");
     assert!(!first.to_string().contains("hidden"));
     assert_eq!(first["program"]["sha256"].as_str().unwrap().len(), 64);
+    assert_eq!(first["program"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(first["plan"]["modes"][1]["mode"], "4bit_nf4");
     assert_eq!(first["plan"]["modes"][1]["sha256"].as_str().unwrap().len(), 64);
+    let crate_of = |plugin: &Value| plugin["plugin"].as_str().unwrap().to_owned();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        [
+            crate_of(&first["plan"]["modes"][1]),
+            crate_of(&first["plan"]["configuration"]["backend"])
+        ],
+        ["modes", "cpu"].map(|name| format!("qbench-{name} {version}"))
+    );
+    let configuration = &first["plan"]["configuration"];
+    for hash in ["model_sha256", "data_sha256"] {
+        assert_eq!(configuration[hash].as_str().unwrap().len(), 64, "{hash}");
+    }
+    assert_eq!(configuration["seed"], 42);
+    // What a machine does not tell has a reason.
+    let machine = &first["machine"];
+    assert!(!machine["cpu_flags"].as_array().unwrap().is_empty());
+    for (fact, missing) in [
+        ("governor", machine["governor"].is_null()),
+        ("numa_nodes", machine["numa_nodes"] == json!({})),
+    ] {
+        assert_eq!(missing, machine["missing"][fact].is_string(), "{fact}: {machine}");
+    }
     assert_eq!(first["cells"].as_array().unwrap().len(), 2);
     assert_eq!(first["outcome"]["ok"], 2);
     let weights = first["weights"]["4bit_nf4"].as_array().unwrap();
@@ -68,6 +92,7 @@ fn the_manifest_and_the_memory_table_tell_what_was_run() {
     let second = manifest(outdir.path());
     assert_eq!(second["earlier"].as_array().unwrap().len(), 1);
     assert_eq!(second["earlier"][0]["started"], first["started"]);
+    assert_eq!(second["earlier"][0]["program"], first["program"]);
     assert_eq!(
         second["weights"], first["weights"],
         "kept cells tell of their weights as well"

@@ -37,6 +37,13 @@ pub struct PluginFile {
     pub offer: Offer,
 }
 
+impl PluginFile {
+    /// Name and version of its crate.
+    fn crate_version(&self) -> String {
+        format!("{} {}", self.offer.manifest.name, self.offer.manifest.version)
+    }
+}
+
 /// A file that is none, and why.
 #[derive(Clone, Debug, Serialize)]
 pub struct Refused {
@@ -66,6 +73,9 @@ pub struct SchemeChoice {
     pub mode: String,
     pub id: String,
     pub options: Options,
+    /// Name and version of the plugin's crate.
+    #[serde(default)]
+    pub plugin: String,
     pub path: PathBuf,
     pub sha256: String,
 }
@@ -75,6 +85,9 @@ pub struct SchemeChoice {
 pub struct BackendChoice {
     pub info: BackendInfo,
     pub options: Options,
+    /// Name and version of the plugin's crate.
+    #[serde(default)]
+    pub plugin: String,
     pub path: PathBuf,
     pub sha256: String,
 }
@@ -231,6 +244,7 @@ impl Registry {
         Ok(BackendChoice {
             info,
             options,
+            plugin: file.crate_version(),
             path: file.path.clone(),
             sha256: file.sha256.clone(),
         })
@@ -378,6 +392,7 @@ fn choice(file: &PluginFile, info: &SchemeInfo, options: Options) -> SchemeChoic
         mode,
         id: info.id.clone(),
         options,
+        plugin: file.crate_version(),
         path: file.path.clone(),
         sha256: file.sha256.clone(),
     }

@@ -49,7 +49,6 @@ const SECRETS: [&str; 6] = ["TOKEN", "KEY", "SECRET", "PASSWORD", "JWT", "CREDEN
 #[derive(Clone, Debug, Serialize)]
 pub struct Manifest {
     schema: &'static str,
-    program: Program,
     /// The invocation that is under way or was the last.
     #[serde(flatten)]
     invocation: Invocation,
@@ -70,19 +69,34 @@ pub struct Manifest {
 }
 
 /// The program itself.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Program {
-    version: &'static str,
+    version: String,
     /// The commit that it was built from; empty for a debug build, and for one outside a repository.
-    commit: &'static str,
+    commit: String,
     debug_build: bool,
     sha256: Option<String>,
+}
+
+impl Program {
+    fn this() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("QBENCH_COMMIT").to_owned(),
+            debug_build: cfg!(debug_assertions),
+            sha256: env::current_exe()
+                .ok()
+                .and_then(|path| sha256_of_file(&path).ok()),
+        }
+    }
 }
 
 /// One start of the program.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Invocation {
+    program: Program,
     command: Vec<String>,
     working_directory: Option<PathBuf>,
     started: String,
@@ -110,15 +124,8 @@ impl Manifest {
         };
         Ok(Self {
             schema: SCHEMA,
-            program: Program {
-                version: env!("CARGO_PKG_VERSION"),
-                commit: env!("QBENCH_COMMIT"),
-                debug_build: cfg!(debug_assertions),
-                sha256: env::current_exe()
-                    .ok()
-                    .and_then(|path| sha256_of_file(&path).ok()),
-            },
             invocation: Invocation {
+                program: Program::this(),
                 command: env::args_os()
                     .map(|argument| argument.to_string_lossy().into_owned())
                     .collect(),
