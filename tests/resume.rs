@@ -93,29 +93,32 @@ fn a_reference_that_fails_takes_no_finished_cell_away() {
 
 #[test]
 fn an_interrupted_run_says_what_is_kept() {
-    let outdir = tempfile::tempdir().unwrap();
-    let run = started(outdir.path());
-    while journal_lines(outdir.path()) < 2 {
-        thread::sleep(Duration::from_millis(5));
+    // Exit codes as shells give them: 128 and the number of the signal.
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let outdir = tempfile::tempdir().unwrap();
+        let run = started(outdir.path());
+        while journal_lines(outdir.path()) < 2 {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            Process::new("kill")
+                .args([signal, &run.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = run.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("the same command goes on from there"),
+            "{}",
+            stderr(&output)
+        );
+        let kept = journal_lines(outdir.path());
+        assert!((2..CELLS).contains(&kept), "{kept}");
+        let output = finish(outdir.path());
+        assert_eq!(stderr(&output).matches("kept from an earlier run").count(), kept);
     }
-    assert!(
-        Process::new("kill")
-            .args(["-INT", &run.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let output = run.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert!(
-        stderr(&output).contains("the same command goes on from there"),
-        "{}",
-        stderr(&output)
-    );
-    let kept = journal_lines(outdir.path());
-    assert!((2..CELLS).contains(&kept), "{kept}");
-    let output = finish(outdir.path());
-    assert_eq!(stderr(&output).matches("kept from an earlier run").count(), kept);
 }
 
 /// A model so small that a cell takes little more than its process.

@@ -1,8 +1,9 @@
 //! `card.md`: what quantising costs, in markdown that can be pasted into a model's page.
 
+use super::Speed;
 use super::evaluations::worst_parts;
 use super::format::number;
-use crate::analysis::{Inputs, STANDARD, group_by_mode, ordered_modes};
+use crate::analysis::{Inputs, TimedCell, group_by_mode, ordered_modes};
 use crate::results::{BenchmarkRow, Cell, CellKind, Estimate, Evaluation, Record, Status};
 use crate::statistics::Summary;
 
@@ -62,6 +63,24 @@ fn same(one: &Cell, other: &Cell) -> bool {
     setting(one) == setting(other)
 }
 
+/// The timed cells of a setting, whatever their batch size and workload.
+fn timed_in(inputs: &Inputs, setting: &Cell) -> Vec<TimedCell> {
+    let wanted = [
+        ("model", &setting.model),
+        ("backend", &setting.backend),
+        ("device", &setting.device),
+        ("precision", &setting.precision),
+        ("condition", &setting.condition),
+    ];
+    let fits = |cell: &&TimedCell| {
+        wanted.iter().all(|(column, value)| {
+            let own = cell.setting.iter().find(|(name, _)| name == column);
+            own.is_none_or(|(_, own)| own == *value)
+        })
+    };
+    inputs.timed.iter().filter(fits).cloned().collect()
+}
+
 /// One cell of each setting.
 fn settings(records: &[&Record]) -> Vec<Cell> {
     let mut settings: Vec<Cell> = Vec::new();
@@ -108,7 +127,7 @@ fn section(inputs: &Inputs, setting: &Cell, records: &[&Record]) -> String {
         let group = groups.iter().find(|group| group.mode == mode)?;
         Some(Summary::of(&group.values(column))?.mean)
     };
-    let standard = mean(STANDARD, |row| row.tokens_per_s);
+    let cells = timed_in(inputs, setting);
     let heading = [
         "mode",
         "KL a token (nats)",
@@ -152,8 +171,8 @@ fn section(inputs: &Inputs, setting: &Cell, records: &[&Record]) -> String {
             Evaluation::Binning(binning) => binning.ari_with_reference,
             _ => None,
         });
-        let speed = mean(mode, |row| row.tokens_per_s);
-        let ratio = speed.zip(standard).map(|(speed, standard)| speed / standard);
+        let speed = Speed::of(mode, &cells, &groups);
+        let rate = number(speed.tokens_per_second);
         let cells = [
             format!("`{mode}`"),
             with_interval(&tokens.kl.mean),
@@ -162,9 +181,9 @@ fn section(inputs: &Inputs, setting: &Cell, records: &[&Record]) -> String {
             number(variants),
             number(strands),
             number(binning),
-            match ratio {
-                Some(ratio) => format!("{} ({ratio:.2}×)", number(speed)),
-                None => number(speed),
+            match speed.against_standard {
+                Some(ratio) => format!("{rate} ({ratio:.2}×)"),
+                None => rate,
             },
             number(mean(mode, |row| row.static_vram_GB)),
         ];

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::analysis::{
-    Field, Inputs, QualityRows, STANDARD, Table, TimedCell, group_by_mode, only_cell, ordered_modes,
+    Field, Inputs, ModeRows, QualityRows, STANDARD, Table, TimedCell, group_by_mode, only_cell, ordered_modes,
 };
 use crate::results::{BenchmarkRow, LOGITS_LAYER, QualityRow};
-use crate::statistics::Summary;
+use crate::statistics::{Interval, Summary};
 pub use card::card;
 use format::{bullets, close_to_one, number, range};
 use text_table::TextTable;
@@ -55,22 +55,17 @@ pub fn overview(inputs: &Inputs) -> String {
     let quality_mean = |mode: &str, layer: &str, column: fn(&QualityRow) -> Option<f64>| {
         quality.summary(mode, layer, column).map(|summary| summary.mean)
     };
-    // Where the samples are there, the rate at the typical time, else the mean of the rows.
-    let rate_of = |mode: &str| match only_cell(&inputs.timed, mode).map(TimedCell::tokens_per_second) {
-        Some((rate, interval)) => (Some(rate), interval),
-        None => (mean(mode, |row| row.tokens_per_s), None),
-    };
-    let (standard, _) = rate_of(STANDARD);
     let any = !modes.is_empty();
     for mode in modes {
-        let (rate, interval) = rate_of(mode);
-        let ratio = rate.zip(standard).map(|(rate, standard)| rate / standard);
+        let speed = Speed::of(mode, &inputs.timed, &groups);
+        let interval = speed.interval.map_or_else(|| "-".to_owned(), range);
+        let ratio = speed.against_standard;
         let mut line = vec![
             mode.to_owned(),
-            number(rate),
-            interval.map_or_else(|| "-".to_owned(), range),
+            number(speed.tokens_per_second),
+            interval,
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}x")),
-            number(mean(mode, |row| row.batch_ms_median.or(row.E2EL_ms))),
+            number(speed.batch_milliseconds),
             number(mean(mode, |row| row.static_vram_GB)),
             number(mean(mode, |row| row.peak_vram_GB)),
             number(mean(mode, |row| row.tokens_per_watt)),
@@ -88,6 +83,44 @@ pub fn overview(inputs: &Inputs) -> String {
         text.extend(["  ", &line, "\n"]);
     }
     text
+}
+
+/// How fast a mode is, as summaries say it.
+struct Speed {
+    tokens_per_second: Option<f64>,
+    interval: Option<Interval>,
+    /// Above 1 for faster than `standard`.
+    against_standard: Option<f64>,
+    batch_milliseconds: Option<f64>,
+}
+
+impl Speed {
+    /// Where the samples of all repeats in one setting are there, that of the typical time and of the ratios within blocks,
+    /// else means of the rows.
+    fn of(mode: &str, cells: &[TimedCell], groups: &[ModeRows]) -> Self {
+        if let Some(cell) = only_cell(cells, mode) {
+            let (rate, interval) = cell.tokens_per_second();
+            return Self {
+                tokens_per_second: Some(rate),
+                interval,
+                against_standard: cell.speed,
+                batch_milliseconds: Some(cell.typical * 1e3),
+            };
+        }
+        let mean = |mode: &str, column: fn(&BenchmarkRow) -> Option<f64>| {
+            let group = groups.iter().find(|group| group.mode == mode)?;
+            Summary::of(&group.values(column)).map(|summary| summary.mean)
+        };
+        let rate = |mode: &str| mean(mode, |row| row.tokens_per_s);
+        Self {
+            tokens_per_second: rate(mode),
+            interval: None,
+            against_standard: rate(mode)
+                .zip(rate(STANDARD))
+                .map(|(rate, standard)| rate / standard),
+            batch_milliseconds: mean(mode, |row| row.batch_ms_median.or(row.E2EL_ms)),
+        }
+    }
 }
 
 /// A table in full, for reading.
@@ -121,7 +154,7 @@ pub fn performance_report(inputs: &Inputs, results_dir: &Path, files: &[PathBuf]
     };
     section("What was measured", &setting::setting(inputs, results_dir));
     section(
-        "Overview (tokens/s at the typical time of a batch where samples were kept, else means)",
+        "Overview (means; of speed, where samples were kept, medians and the ratio to standard block by block)",
         &overview(inputs),
     );
     section(

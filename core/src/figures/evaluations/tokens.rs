@@ -19,6 +19,8 @@ pub(super) fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
             .quantiles()
             .into_iter()
             .zip(Distribution::PROBABILITIES)
+            // The smallest is some rounding, orders of magnitude below all others.
+            .skip(1)
             .filter(|(kl, _)| positive(kl.value))
             .map(|(kl, share)| Point {
                 x: kl.value,
@@ -44,12 +46,12 @@ pub(super) fn kl_distribution(records: &[&Record], modes: &Modes) -> ChartPage {
             x_axis: "KL per token (nats)".to_owned(),
             y_axis: "Tokens with less (%)".to_owned(),
             places: Places::Numbers(ScaleKind::Logarithmic),
-            y_kind: ScaleKind::FromZero,
+            y_kind: ScaleKind::Zoomed,
             series,
         }],
         columns: 1,
         legend: legend(&shown),
-        notes: "KL(reference ‖ mode) of the next-token distribution. Points: smallest, 0.1, 1, 5, 10, 25, 50, 75, 90, 95, \
+        notes: "KL(reference ‖ mode) of the next-token distribution. Points: 0.1, 1, 5, 10, 25, 50, 75, 90, 95, \
                 99, 99.9 % and largest. Values of 0 have no place on a logarithmic axis. Points of later modes are smaller, so that equal ones show."
             .to_owned(),
     }
