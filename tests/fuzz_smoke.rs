@@ -105,7 +105,13 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
             text("genome_id\tseq\te\na\tACGT\tx\n"),
             text(">a b c\nACGT\nACGT\n>d\r\nNNNNA\r\n"),
         ],
-        "journal" => vec![records()],
+        "journal" | "attempt" => vec![records()],
+        "sweep" => vec![text(targets::SWEEP), text(targets::TASKS)],
+        "plan" => ["models-on-gpus", "modes-and-lengths"]
+            .iter()
+            .map(|plan| file(&format!("examples/plans/{plan}.toml")))
+            .chain([text(PLAN)])
+            .collect(),
         "tables" => [
             "mixed/benchmark_20250102_090000.csv",
             "mixed/performance_metrics.csv",
@@ -120,6 +126,14 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
 
 /// A small tokenizer as the models of the field have it: byte pairs, and special tokens around them.
 const TOKENIZER: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":0,"content":"[CLS]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},{"id":1,"content":"[SEP]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],"normalizer":null,"pre_tokenizer":{"type":"Whitespace"},"post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"[CLS]","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"[SEP]","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{"[CLS]":{"id":"[CLS]","ids":[0],"tokens":["[CLS]"]},"[SEP]":{"id":"[SEP]","ids":[1],"tokens":["[SEP]"]}}},"decoder":null,"model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,"vocab":{"[CLS]":0,"[SEP]":1,"A":2,"C":3,"G":4,"T":5,"N":6,"AC":7,"TT":8},"merges":[["A","C"],["T","T"]]}}"#;
+
+/// A plan with every key.
+const PLAN: &str = "name = 'x'\n[matrix]\nmodels = ['a']\ndata = ['d']\nmodes = ['8bit', 'nf4:block=128']\nbackends = \
+                    ['cpu']\ndevices = ['cpu']\nprecisions = ['float32']\nconditions = ['full', 'bp=1000', 'tok=512', \
+                    'bin~5000']\nbatch_sizes = [1, 4]\nseeds = [1, 2]\n[[include]]\nmodels = ['b']\n[[exclude]]\nmodels = \
+                    ['*4B', '[ab]?{c,d}']\n[run]\nnum-repeats = 1\nevaluate = ['tokens']\n[slurm]\nsbatch = \
+                    ['--time=10']\npreamble = 'x'\nlauncher = 'y'\nthrottle = 4\nrequeue = false\n[[slurm.group]]\nwhen = \
+                    { devices = ['cuda*'] }\nsbatch = ['--gpus=1']\n[slurm.collect]\nsbatch = ['--mem=2G']\n";
 
 fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());

@@ -9,6 +9,7 @@
 
 pub mod analysis;
 pub mod biology;
+pub mod bounded;
 pub mod checkpoint;
 pub mod compare;
 pub mod data;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use qbench_core::results::Status;
+use qbench_core::{bounded, results::Status};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::{info, level_filters::LevelFilter};
 
@@ -25,6 +25,12 @@ pub const CHILD_COMMAND: &str = "__child";
 
 /// Lines of a child's standard error that a failure quotes.
 const QUOTED_LINES: usize = 4;
+
+/// Characters of each of them that it quotes at most.
+const QUOTED_CHARACTERS: usize = 1000;
+
+/// Bytes that are read of the end of what a child said: a plugin may talk without end.
+const LOG_END: u64 = 1 << 20;
 
 /// What a child is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -301,9 +307,9 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
-/// What a child wrote; nothing when it did not come so far.
+/// The end of what a child wrote; nothing when it did not come so far.
 fn read_log(path: &Path) -> String {
-    fs::read(path)
+    bounded::read_end(path, LOG_END)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default()
 }
@@ -316,7 +322,11 @@ fn last_lines(path: &Path) -> String {
         .map(str::trim)
         .filter(|line| !line.is_empty())
         .collect();
-    let quoted = lines[lines.len().saturating_sub(QUOTED_LINES)..].join(" / ");
+    let quoted: Vec<String> = lines[lines.len().saturating_sub(QUOTED_LINES)..]
+        .iter()
+        .map(|line| line.chars().take(QUOTED_CHARACTERS).collect())
+        .collect();
+    let quoted = quoted.join(" / ");
     if quoted.is_empty() {
         String::new()
     } else {

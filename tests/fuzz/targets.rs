@@ -3,9 +3,13 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use qbench::plugins::{Sidecar, check_library};
+use qbench::{
+    plugins::{Sidecar, check_library},
+    sweep::{SweepDirectory, SweepStatus},
+};
 use qbench_architectures::DecoderConfig;
 use qbench_core::{
+    analysis::read_quant_summary,
     checkpoint::{Checkpoint, Dimensions},
     data::Dataset,
     measure::energy::{Trace, account},
@@ -14,6 +18,7 @@ use qbench_core::{
         BenchmarkRow, JOURNAL_FILE, distribution_rows, quality_rows, read_benchmark, read_distributions,
         read_journal, read_quality,
     },
+    sweep::{Rule, SweepPlan, merge},
     workload::Tokenizer,
 };
 use qbench_sdk::{CudaKernel, DType, Layout, MatrixMut, Options, layout::decode};
@@ -22,7 +27,7 @@ use qbench_sdk::{CudaKernel, DType, Layout, MatrixMut, Options, layout::decode};
 pub(crate) type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub(crate) const TARGETS: [Target; 12] = [
+pub(crate) const TARGETS: [Target; 15] = [
     ("layout", layout),
     ("kernel", kernel),
     ("sidecar", sidecar),
@@ -35,6 +40,9 @@ pub(crate) const TARGETS: [Target; 12] = [
     ("tables", tables),
     ("reference", reference),
     ("trace", trace),
+    ("plan", plan),
+    ("sweep", sweep),
+    ("attempt", attempt),
 ];
 
 /// Most bytes that are allocated for a described layout.
@@ -174,6 +182,7 @@ pub(crate) fn tables(data: &[u8]) {
         let _ = read_benchmark(&path);
         let _ = read_quality(&path);
         let _ = read_distributions(&path);
+        let _ = read_quant_summary(&path);
     });
 }
 
@@ -200,3 +209,69 @@ pub(crate) fn trace(data: &[u8]) {
         let _ = account(&trace);
     }
 }
+
+/// A sweep's plan, with what its lists and wildcards make.
+pub(crate) fn plan(data: &[u8]) {
+    with_file("plan.toml", data, |directory| {
+        let Ok(plan) = SweepPlan::read(&directory.join("plan.toml")) else {
+            return;
+        };
+        let _ = plan.configurations().map(|all| all.len());
+        for axes in plan
+            .exclude
+            .iter()
+            .chain(plan.slurm.group.iter().map(|group| &group.when))
+        {
+            let _ = Rule::new(axes, "exclude");
+        }
+    });
+}
+
+/// What a sweep's directory holds: the input is what its tasks share, or the list of its tasks.
+pub(crate) fn sweep(data: &[u8]) {
+    for (name, other) in [
+        ("sweep.json", "tasks/000/tasks.jsonl"),
+        ("tasks/000/tasks.jsonl", "sweep.json"),
+    ] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path();
+        fs::create_dir_all(path.join("tasks/000")).expect("a temporary directory");
+        fs::write(path.join(name), data).expect("a temporary file");
+        let good = if other == "sweep.json" { SWEEP } else { TASKS };
+        fs::write(path.join(other), good).expect("a temporary file");
+        let Ok(sweep) = SweepDirectory::open(path) else {
+            continue;
+        };
+        let _ = sweep.task(1);
+        if let Ok(status) = SweepStatus::read(&sweep)
+            && let Ok(shared) = sweep.sweep()
+        {
+            let _ = (status.lines(&shared), status.to_submit());
+        }
+    }
+}
+
+/// The journal of an attempt at a task, merged.
+pub(crate) fn attempt(data: &[u8]) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    fs::create_dir_all(path.join("tasks/000/000000-1")).expect("a temporary directory");
+    fs::write(path.join("sweep.json"), SWEEP).expect("a temporary file");
+    fs::write(path.join("tasks/000/tasks.jsonl"), TASKS).expect("a temporary file");
+    fs::write(path.join("tasks/000/000000-1").join(JOURNAL_FILE), data).expect("a temporary file");
+    let sweep = SweepDirectory::open(path).expect("a sweep");
+    let merged =
+        merge(&path.join(JOURNAL_FILE), sweep.task_files().expect("tasks")).expect("they can be read");
+    // Whatever the journal says, each cell of the plan is accounted for.
+    assert_eq!((merged.expected, merged.done + merged.unfinished.len()), (2, 2));
+}
+
+/// A sweep of two tasks of a cell each.
+pub(crate) const SWEEP: &str = r#"{"schema":"qbench.sweep/1","id":"00000000","name":"s","created":"2026-01-01T00:00:00Z","program":"/","program_sha256":"","working_directory":"/","executor":"local","slurm":{},"groups":[{"sbatch":["--time=10"]},{}],"configurations":1,"tasks":2,"cells":2,"threads":2}"#;
+/// Its tasks.
+pub(crate) const TASKS: &str = concat!(
+    r#"{"task":0,"configuration":0,"group":1,"cells":[{"kind":"performance","model":"m","backend":"cpu","device":"cpu","precision":"float32","mode":"4bit_nf4","condition":"full","batch_size":4,"repeat":0}]}"#,
+    "\n",
+    r#"{"task":1,"configuration":0,"group":0,"cells":[{"kind":"quality","model":"m","backend":"cpu","device":"cpu","precision":"float32","mode":"4bit_nf4","condition":"full","batch_size":4,"repeat":0}]}"#,
+    "\n"
+);

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::AnalysisError;
 use super::timing::{TimedCell, timed_cells};
 use crate::results::{
-    BenchmarkRow, Cell, CellKind, LOGITS_LAYER, QUALITY_FILE, QualityRow, Record, ResultsError, Status,
-    WeightMemory, is_noise_floor, quality_rows, read_benchmarks, read_journal_adjusted, read_quality,
+    BenchmarkRow, Cell, CellKind, LOGITS_LAYER, Performance, QUALITY_FILE, QualityRow, Record, ResultsError,
+    Status, WeightMemory, is_noise_floor, quality_rows, read_benchmarks, read_journal_adjusted, read_quality,
 };
 
 /// The contents of a results directory.
@@ -53,7 +53,10 @@ impl Inputs {
         }
         // They are most of a record, and the same in every repeat.
         let mut weights = WeightsByMode::default();
-        let journal = read_journal_adjusted(results_dir, |record| weights.take(record))?;
+        let journal = read_journal_adjusted(results_dir, |record| {
+            weights.take(record);
+            keep_times(record);
+        })?;
         inputs.warnings.extend(journal.warnings);
         inputs.weights = weights.found;
         let mut noted = HashSet::new();
@@ -170,6 +173,24 @@ impl Inputs {
             first: first.unwrap_or_default(),
         })
     }
+}
+
+/// Leaves of a performance record what [`timed_cells`] needs; the rest is in the benchmark table, and of very many cells
+/// would not fit into memory.
+fn keep_times(record: &mut Record) {
+    let Some(performance) = record.performance.take() else {
+        return;
+    };
+    record.plugins = Vec::new();
+    record.execution = Vec::new();
+    record.performance = Some(Performance {
+        batches: performance.batches,
+        batch_seconds: performance.batch_seconds,
+        convergence: performance.convergence,
+        tokens: performance.tokens,
+        bases: performance.bases,
+        ..Performance::default()
+    });
 }
 
 /// The weights of each mode and setting. Repeats, conditions and batch sizes load the same.

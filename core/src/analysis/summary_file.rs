@@ -5,6 +5,7 @@ use std::path::Path;
 
 use csv::{ReaderBuilder, StringRecord};
 
+use crate::bounded;
 use crate::results::ResultsError;
 
 /// One mode of a summary.
@@ -25,7 +26,7 @@ const STATISTICS: [&str; 4] = ["mean", "std", "min", "max"];
 /// [`ResultsError::MissingColumn`] when neither form has a `quantization`, [`ResultsError::NotANumber`], and
 /// [`ResultsError::Io`] or [`ResultsError::Csv`] when the file cannot be read as a table.
 pub fn read_quant_summary(path: &Path) -> Result<Vec<SummaryRow>, ResultsError> {
-    let bytes = std::fs::read(path).map_err(ResultsError::io("read", path))?;
+    let bytes = bounded::read(path, bounded::LIST).map_err(ResultsError::io("read", path))?;
     let lines: Vec<StringRecord> = ReaderBuilder::new()
         .has_headers(false)
         .from_reader(bytes.as_slice())

@@ -16,12 +16,16 @@ use super::table::{Field, Table};
 use crate::measure::sampling::Convergence;
 use crate::results::{BenchmarkRow, Performance, Record, Status};
 use crate::statistics::{
-    GroupedSamples, Interval, PairedTest, RESAMPLES, Summary, grouped_median, grouped_median_interval,
-    supported_quantile, tukey_outliers,
+    FEWEST_RESAMPLES, GroupedSamples, Interval, PairedTest, RESAMPLES, Summary, grouped_median,
+    grouped_median_interval, supported_quantile, tukey_outliers,
 };
 
 /// Seed of the bootstrap: the same results give the same tables.
 const SEED: u64 = 0;
+
+/// Most draws for the intervals of all cells together, some seconds: where samples are many, as in a large sweep, each
+/// interval has fewer resamples, down to [`FEWEST_RESAMPLES`].
+const MOST_DRAWS: usize = 1_000_000_000;
 
 /// A cell over its repeats. Times are seconds of a batch.
 #[derive(Clone, Debug)]
@@ -58,6 +62,9 @@ pub struct TimedCell {
     of_block: BTreeMap<usize, f64>,
 }
 
+/// The mode and the setting of a cell.
+type Identity = (String, Vec<(&'static str, String)>);
+
 impl TimedCell {
     /// Tokens a second at the typical time, with its interval.
     pub fn tokens_per_second(&self) -> (f64, Option<Interval>) {
@@ -77,7 +84,7 @@ impl TimedCell {
         (count / self.typical, interval)
     }
 
-    fn of(row: &BenchmarkRow, repeats: &[(usize, &Performance)]) -> Option<Self> {
+    fn of(identity: &Identity, repeats: &[(usize, &Performance)], resamples: usize) -> Option<Self> {
         let mut blocks = Vec::new();
         let mut adjusted = Vec::new();
         let mut outliers = 0;
@@ -92,8 +99,8 @@ impl TimedCell {
         }
         let generator = &mut Generator::seed_from_u64(SEED);
         let interval = match blocks.as_slice() {
-            [block] => block.interval(RESAMPLES, generator),
-            blocks => grouped_median_interval(blocks, RESAMPLES, generator),
+            [block] => block.interval(resamples, generator),
+            blocks => grouped_median_interval(blocks, resamples, generator),
         };
         let samples = blocks.iter().map(GroupedSamples::count).sum::<usize>();
         let sum = |count: fn(&Performance) -> Option<u64>| {
@@ -102,8 +109,8 @@ impl TimedCell {
         };
         let converged = |performance: &Performance| performance.convergence == Some(Convergence::Converged);
         Some(Self {
-            mode: row.quantization.clone(),
-            setting: performance_setting(row),
+            mode: identity.0.clone(),
+            setting: identity.1.clone(),
             blocks: blocks.len(),
             converged: repeats.iter().filter(|(_, repeat)| converged(repeat)).count(),
             samples,
@@ -136,22 +143,29 @@ impl TimedCell {
 /// The cells of a journal that have numbers, modes in their order, settings in that of the journal.
 pub fn timed_cells(records: &[Record]) -> Vec<TimedCell> {
     type Repeats<'a> = Vec<(usize, &'a Performance)>;
-    let mut cells: Vec<(BenchmarkRow, Repeats<'_>)> = Vec::new();
-    let mut place: HashMap<(String, Vec<_>), usize> = HashMap::new();
+    let mut cells: Vec<(Identity, Repeats<'_>)> = Vec::new();
+    let mut place: HashMap<Identity, usize> = HashMap::new();
     for record in records.iter().filter(|record| record.status == Status::Ok) {
-        let (Some(row), Some(performance)) = (BenchmarkRow::from_record(record), &record.performance) else {
+        let (Some(row), Some(performance)) = (BenchmarkRow::of_cell(&record.cell), &record.performance)
+        else {
             continue;
         };
-        let cell = (row.quantization.clone(), performance_setting(&row));
-        let place = *place.entry(cell).or_insert(cells.len());
+        let identity = (row.quantization.clone(), performance_setting(&row));
+        let place = *place.entry(identity.clone()).or_insert(cells.len());
         if place == cells.len() {
-            cells.push((row, Vec::new()));
+            cells.push((identity, Vec::new()));
         }
         cells[place].1.push((record.cell.repeat, performance));
     }
+    let repeats = cells.iter().flat_map(|(_, repeats)| repeats);
+    let resamples = affordable(
+        repeats
+            .map(|(_, performance)| performance.batch_seconds.len())
+            .sum(),
+    );
     let mut timed: Vec<TimedCell> = cells
         .iter()
-        .filter_map(|(row, repeats)| TimedCell::of(row, repeats))
+        .filter_map(|(identity, repeats)| TimedCell::of(identity, repeats, resamples))
         .collect();
     let standards: HashMap<_, _> = timed
         .iter()
@@ -167,6 +181,11 @@ pub fn timed_cells(records: &[Record]) -> Vec<TimedCell> {
     let order = ordered_modes(modes.iter().map(String::as_str));
     timed.sort_by_key(|cell| order.iter().position(|mode| *mode == cell.mode));
     timed
+}
+
+/// Resamples of each interval when all cells have so many samples.
+fn affordable(samples: usize) -> usize {
+    (MOST_DRAWS / samples.max(1)).clamp(FEWEST_RESAMPLES, RESAMPLES)
 }
 
 /// The cell of `mode`, where it was measured in one setting only.
@@ -311,6 +330,15 @@ mod tests {
             ("4", "1")
         );
         assert!(timing_analysis(&[]).is_none());
+    }
+
+    #[test]
+    fn many_samples_are_resampled_less_often() {
+        // A run of five modes with three repeats of thousands of batches; sweeps of a thousand and of many more such cells.
+        assert_eq!(affordable(100_000), RESAMPLES);
+        assert_eq!(affordable(1_000_000), 1000);
+        assert_eq!(affordable(1_000_000_000), FEWEST_RESAMPLES);
+        assert_eq!(affordable(0), RESAMPLES);
     }
 
     #[test]

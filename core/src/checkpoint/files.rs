@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::tensor::TensorBytes;
 use super::{CheckpointError, TensorEntry};
+use crate::bounded;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -74,7 +75,7 @@ impl WeightFiles {
         index: PathBuf,
         entries: &mut BTreeMap<String, TensorEntry>,
     ) -> Result<(), CheckpointError> {
-        let text = std::fs::read_to_string(&index).map_err(CheckpointError::io(&index))?;
+        let text = bounded::read_text(&index, bounded::DESCRIPTION).map_err(CheckpointError::io(&index))?;
         let weight_map = match serde_json::from_str::<Index>(&text) {
             Ok(parsed) => parsed.weight_map,
             Err(source) => {

@@ -12,6 +12,7 @@ use super::files::WeightFiles;
 use super::synthetic::Synthetic;
 use super::tensor::TensorBytes;
 use super::{CheckpointError, Dimensions, SourceTensor, TensorEntry};
+use crate::bounded;
 
 /// A model as it is stored: its config, and its tensors by name.
 pub struct Checkpoint {
@@ -206,7 +207,7 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 fn read_config(path: &Path) -> Result<(String, Value), CheckpointError> {
-    let text = std::fs::read_to_string(path).map_err(CheckpointError::io(path))?;
+    let text = bounded::read_text(path, bounded::DESCRIPTION).map_err(CheckpointError::io(path))?;
     let json_error = |source| CheckpointError::Json {
         path: path.to_owned(),
         source,

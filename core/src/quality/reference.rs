@@ -14,6 +14,8 @@ use std::{
 use memmap2::{Mmap, UncheckedAdvice};
 use serde::{Deserialize, Serialize};
 
+use crate::bounded;
+
 /// The layers whose pooled vectors are stored, in their order.
 pub const REFERENCE_LAYERS: [&str; 2] = ["last", "second_last"];
 
@@ -85,7 +87,9 @@ pub fn read_label(directory: &Path) -> Result<ReferenceLabel, ReferenceError> {
 }
 
 fn read_index(path: &Path) -> Result<Index, ReferenceError> {
-    let read = || serde_json::from_slice::<Index>(&std::fs::read(path)?).map_err(std::io::Error::from);
+    let read = || {
+        serde_json::from_slice::<Index>(&bounded::read(path, bounded::LIST)?).map_err(std::io::Error::from)
+    };
     read().map_err(|source| ReferenceError::Io {
         path: path.to_owned(),
         source,

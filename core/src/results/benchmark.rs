@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::csv_table::{read_table, write_table};
 use super::{
-    CellKind, LayerExecution, Performance, Record, ResultsError, Status, WeightMemory, write_atomically,
+    Cell, CellKind, LayerExecution, Performance, Record, ResultsError, Status, WeightMemory, write_atomically,
 };
 
 /// Bytes in a GB, as everywhere in the results.
@@ -197,24 +197,11 @@ impl BenchmarkRow {
 
     /// The row of a performance record; `None` for a record of another kind.
     pub fn from_record(record: &Record) -> Option<Self> {
-        let cell = &record.cell;
-        if cell.kind != CellKind::Performance {
-            return None;
-        }
         let mut row = Self {
-            model: cell.model.clone(),
-            precision: cell.precision.clone(),
-            quantization: cell.mode.clone(),
-            condition: cell.condition.clone(),
-            workload: cell.workload.to_string(),
-            batch_size: Some(cell.batch_size as u64),
-            repeat: Some(cell.repeat as u64),
             status: record.status.as_str().to_owned(),
             reason: record.reason.clone(),
-            backend: cell.backend.clone(),
-            device: cell.device.clone(),
             execution: describe_execution(&record.execution),
-            ..Self::default()
+            ..Self::of_cell(&record.cell)?
         };
         // The numbers of an invalid cell are shown, beside the reason not to believe them.
         if let (Status::Ok | Status::Invalid, Some(performance)) = (record.status, &record.performance) {
@@ -222,6 +209,22 @@ impl BenchmarkRow {
             row.fill_resources(performance, &record.weights);
         }
         Some(row)
+    }
+
+    /// The row of a performance cell that has no numbers yet; `None` for a cell of another kind.
+    pub(crate) fn of_cell(cell: &Cell) -> Option<Self> {
+        (cell.kind == CellKind::Performance).then(|| Self {
+            model: cell.model.clone(),
+            precision: cell.precision.clone(),
+            quantization: cell.mode.clone(),
+            condition: cell.condition.clone(),
+            workload: cell.workload.to_string(),
+            batch_size: Some(cell.batch_size as u64),
+            repeat: Some(cell.repeat as u64),
+            backend: cell.backend.clone(),
+            device: cell.device.clone(),
+            ..Self::default()
+        })
     }
 
     fn fill(&mut self, performance: &Performance) {

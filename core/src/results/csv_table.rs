@@ -3,7 +3,6 @@
 //! Numbers may be absent: an empty field and the spellings of Python's tools (`nan`, `None`, …) are no value. Anything
 //! else that is no number is an error that names the file, the line, the column and the text.
 
-use std::fs;
 use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
@@ -11,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{ResultsError, write_atomically};
+use crate::bounded;
 
 /// Spellings of "no value" in numeric columns, lower case.
 const NO_VALUE: [&str; 5] = ["nan", "none", "null", "n/a", "<na>"];
@@ -28,7 +28,7 @@ pub(crate) fn read_table<Row: DeserializeOwned>(
     needed: &[&'static str],
     text: &[&str],
 ) -> Result<(Vec<Row>, Vec<String>), ResultsError> {
-    let bytes = fs::read(path).map_err(ResultsError::io("read", path))?;
+    let bytes = bounded::read(path, bounded::LIST).map_err(ResultsError::io("read", path))?;
     let malformed = |source| ResultsError::Csv {
         path: path.to_path_buf(),
         source,

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::record::{RECORD_SCHEMA, Record};
 use super::{Cell, ResultsError};
+use crate::bounded;
 
 /// Name of the journal in a results directory.
 pub const JOURNAL_FILE: &str = "cells.jsonl";
@@ -57,7 +58,7 @@ impl Journal {
             .append(true)
             .open(&path)
             .map_err(ResultsError::io("open", &path))?;
-        let written = File::open(&path).map_err(ResultsError::io("read", &path))?;
+        let written = bounded::open(&path).map_err(ResultsError::io("read", &path))?;
         let Parsed {
             latest,
             incomplete,
@@ -148,7 +149,7 @@ pub fn read_journal_file(path: &Path) -> Result<JournalContents, ResultsError> {
 }
 
 fn read_file(path: &Path, adjust: impl FnMut(&mut Record)) -> Result<JournalContents, ResultsError> {
-    let file = File::open(path).map_err(ResultsError::io("read", path))?;
+    let file = bounded::open(path).map_err(ResultsError::io("read", path))?;
     let Parsed {
         latest, incomplete, ..
     } = parse(path, BufReader::new(file), adjust)?;
@@ -187,10 +188,7 @@ fn parse(
     let mut start = 0;
     let mut line = Vec::new();
     for number in 1.. {
-        line.clear();
-        reader
-            .read_until(b'\n', &mut line)
-            .map_err(ResultsError::io("read", path))?;
+        bounded::read_line(&mut reader, &mut line, bounded::LINE).map_err(ResultsError::io("read", path))?;
         if line.is_empty() {
             break;
         }

@@ -28,7 +28,7 @@ const FEWEST_RESAMPLED_BLOCKS: usize = 6;
 const MOST_DRAWS: usize = 50_000_000;
 
 /// Fewest resamples, whatever they cost: the 2.5 % quantile is then between the 10th and the 11th.
-const FEWEST_RESAMPLES: usize = 400;
+pub const FEWEST_RESAMPLES: usize = 400;
 
 /// Samples grouped by kind of work.
 #[derive(Clone, Debug, PartialEq)]

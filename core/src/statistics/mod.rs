@@ -26,7 +26,7 @@ pub use bootstrap::{
     median_interval_percentile,
 };
 pub use clusters::cluster_intervals;
-pub use grouped::{GroupedSamples, grouped_median, grouped_median_interval};
+pub use grouped::{FEWEST_RESAMPLES, GroupedSamples, grouped_median, grouped_median_interval};
 pub use holm::holm;
 pub use mcnemar::mcnemar;
 pub use outliers::{Fences, Outlier, tukey_outliers};

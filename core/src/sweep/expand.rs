@@ -9,6 +9,9 @@ const BACKEND: &str = "cpu";
 const BATCH_SIZE: usize = 4;
 const SEED: u64 = 42;
 
+/// Most cells of a plan. All of them are held in memory while a plan is made, half a kilobyte each.
+pub const MOST_CELLS: usize = 10_000_000;
+
 /// What one `qbench run` does: all that its cells share, and the products of modes, conditions and batch sizes that
 /// are measured. `None` stands for the default of `qbench run`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,9 +93,11 @@ impl SweepPlan {
     /// The runs of the plan, in the order of its lists; exclusions are not applied yet.
     ///
     /// # Errors
-    /// [`PlanError::Value`] for an empty list or a condition that is none.
+    /// [`PlanError::Value`] for an empty list, a condition that is none, or lists whose product is beyond
+    /// [`MOST_CELLS`].
     pub fn configurations(&self) -> Result<Vec<Configuration>, PlanError> {
         let mut all: Vec<Configuration> = Vec::new();
+        let mut combinations = 0_usize;
         let products = [("matrix".to_owned(), &self.matrix)].into_iter().chain(
             self.include
                 .iter()
@@ -142,6 +147,24 @@ impl SweepPlan {
                     matrix.conditions.as_deref(),
                 )?,
             )?);
+            let lengths = [
+                models.len(),
+                data.len(),
+                devices.len(),
+                precisions.len(),
+                backends.len(),
+                modes.len(),
+                batch_sizes.len(),
+                seeds.len(),
+                kinds.iter().map(Vec::len).sum(),
+            ];
+            combinations = combinations.saturating_add(lengths.into_iter().fold(1, usize::saturating_mul));
+            if combinations > MOST_CELLS {
+                return Err(PlanError::value(
+                    key,
+                    format!("its lists have more than {MOST_CELLS} combinations; split the plan"),
+                ));
+            }
             // The seed innermost: what differs by it alone stands together in tables.
             for model in &models {
                 for data in &data {
@@ -296,5 +319,19 @@ mod tests {
         let message = |text| expand(text).unwrap_err().to_string();
         assert!(message("[matrix]\nmodes = []\n").starts_with("matrix.modes: the list is empty"));
         assert!(message("[[include]]\nconditions = ['tokens=5']\n").starts_with("include 1.conditions: "));
+    }
+
+    #[test]
+    fn a_plan_that_no_memory_holds_is_refused() {
+        let seeds: Vec<String> = (0..10_001).map(|seed| seed.to_string()).collect();
+        let sizes: Vec<String> = (1..=1000).map(|size| size.to_string()).collect();
+        let text = format!("[matrix]\nmodes = ['8bit']\nseeds = [{}]\n", seeds.join(","));
+        assert_eq!(expand(&text).unwrap().len(), 10_001);
+        let text = format!("{text}[[include]]\nbatch_sizes = [{}]\n", sizes.join(","));
+        let message = expand(&text).unwrap_err().to_string();
+        assert!(
+            message.starts_with("include 1: its lists have more than 10000000 combinations"),
+            "{message}"
+        );
     }
 }

@@ -11,7 +11,7 @@ mod pack;
 mod plan;
 mod rule;
 
-pub use expand::{Block, Configuration};
+pub use expand::{Block, Configuration, MOST_CELLS};
 pub use merge::{Merged, Unfinished, merge};
 pub use outcome::{CellState, TaskFiles, TaskOutcome, finished_cells};
 pub use pack::pack;

@@ -5,13 +5,13 @@
 //! and its cell counts as not measured.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::bounded;
 use crate::results::{Cell, RECORD_SCHEMA, Record, ResultsError, Status};
 
 /// A task: its cells, and the journals of the attempts at it, the first attempt first.
@@ -179,7 +179,7 @@ fn each_line<L: Line>(
     warnings: &mut Vec<String>,
     mut take: impl FnMut(&[u8], L),
 ) -> Result<(), ResultsError> {
-    let file = match File::open(path) {
+    let file = match bounded::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(ResultsError::io("open", path)(error)),
@@ -187,11 +187,17 @@ fn each_line<L: Line>(
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {
-        line.clear();
-        let length = reader
-            .read_until(b'\n', &mut line)
-            .map_err(ResultsError::io("read", path))?;
-        if length == 0 {
+        match bounded::read_line(&mut reader, &mut line, bounded::LINE) {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                warnings.push(format!(
+                    "{}, line {number}: {error}; it was left out, with what follows",
+                    path.display()
+                ));
+                break;
+            }
+            read => read.map_err(ResultsError::io("read", path))?,
+        }
+        if line.is_empty() {
             break;
         }
         let text = line.trim_ascii();

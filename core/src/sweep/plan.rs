@@ -1,10 +1,11 @@
 //! A plan as its file says it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::bounded;
 
 /// Similarity, from 0 to 1, from which on a known key is suggested for an unknown one.
 const SIMILAR: f64 = 0.7;
@@ -138,7 +139,7 @@ impl SweepPlan {
     /// # Errors
     /// [`PlanError`], with the place and, for a key that a plan does not have, the one that may have been meant.
     pub fn read(path: &Path) -> Result<Self, PlanError> {
-        let text = fs::read_to_string(path).map_err(|source| PlanError::Io {
+        let text = bounded::read_text(path, bounded::DESCRIPTION).map_err(|source| PlanError::Io {
             path: path.to_path_buf(),
             source,
         })?;

@@ -1,4 +1,3 @@
-use std::fs;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -7,6 +6,7 @@ use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationParams};
 
 use super::WorkloadError;
+use crate::bounded;
 
 /// A sequence as the model sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Tokenizer {
     /// `tokenizer.json` is missing or not a tokenizer; one of the other two is there and no JSON.
     pub fn from_directory(directory: &Path) -> Result<Self, WorkloadError> {
         let path = directory.join("tokenizer.json");
-        let bytes = fs::read(&path).map_err(|source| WorkloadError::Io {
+        let bytes = bounded::read(&path, bounded::LIST).map_err(|source| WorkloadError::Io {
             path: path.clone(),
             source,
         })?;
@@ -197,7 +197,7 @@ fn covered_bases(offsets: &[(usize, usize)]) -> usize {
 
 /// The file's content; null when there is no such file.
 fn read_json(path: &Path) -> Result<Value, WorkloadError> {
-    match fs::read(path) {
+    match bounded::read(path, bounded::DESCRIPTION) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| WorkloadError::Json {
             path: path.to_owned(),
             source,
@@ -225,6 +225,7 @@ fn first_id(value: &Value) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use tempfile::TempDir;

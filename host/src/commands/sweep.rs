@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use qbench_core::results::JOURNAL_FILE;
+use qbench_core::{bounded, results::JOURNAL_FILE};
 use serde_json::json;
 
 use super::analyze::print_summary;
@@ -350,6 +350,8 @@ fn watch(path: &Path, interval: f64, output: &OutputArgs) -> Result<ExitCode> {
 fn logs(path: &Path, tasks: Vec<usize>, lines: usize) -> Result<ExitCode> {
     /// More tasks than this are counted only.
     const NAMED: usize = 20;
+    /// Bytes of a log that its last lines are looked for in.
+    const LOG_END: u64 = 4 << 20;
     let (directory, sweep) = read(path)?;
     if let Some(task) = tasks.iter().find(|&&task| task >= sweep.tasks) {
         return Err(usage(anyhow!(
@@ -374,7 +376,7 @@ fn logs(path: &Path, tasks: Vec<usize>, lines: usize) -> Result<ExitCode> {
             continue;
         };
         printer::out(&format!("==> task {task}: {} <==", log.display()));
-        let bytes = fs::read(log).with_context(|| format!("read {}", log.display()))?;
+        let bytes = bounded::read_end(log, LOG_END).with_context(|| format!("read {}", log.display()))?;
         let text = String::from_utf8_lossy(&bytes);
         let all: Vec<&str> = text.lines().collect();
         for line in &all[all.len().saturating_sub(lines)..] {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use qbench_core::results::{Cell, Journal, Record, write_benchmark};
+use qbench_core::{
+    bounded,
+    results::{Cell, Journal, Record, write_benchmark},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -158,7 +161,7 @@ fn remove_abandoned_reference(path: &Path) -> Result<()> {
 }
 
 fn previous_manifest(path: &Path) -> Option<Value> {
-    serde_json::from_slice(&fs::read(path.join(MANIFEST_FILE)).ok()?).ok()
+    serde_json::from_slice(&bounded::read(&path.join(MANIFEST_FILE), bounded::DESCRIPTION).ok()?).ok()
 }
 
 fn previous_plan(path: &Path) -> Option<Value> {

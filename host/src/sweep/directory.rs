@@ -15,12 +15,13 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use qbench_core::{
+    bounded,
     results::{Cell, JOURNAL_FILE, ResultsError},
     sweep::{GroupOptions, SlurmOptions, TaskFiles},
 };
@@ -157,6 +158,9 @@ impl SweepDirectory {
                 sweep.schema
             )));
         }
+        if sweep.tasks == 0 {
+            return Err(usage(anyhow!("{}: a sweep without tasks", path.display())));
+        }
         Ok(sweep)
     }
 
@@ -203,22 +207,58 @@ impl SweepDirectory {
 
     /// Every task, read as they are needed.
     pub fn tasks(&self) -> Result<impl Iterator<Item = Result<TaskLine>>> {
-        let tasks = self.sweep()?.tasks;
-        let folders = (0..tasks).step_by(FOLDER).map(|first| self.folder(first));
-        Ok(folders.flat_map(|folder| match lines(&folder.join(TASKS_FILE)) {
-            Ok(lines) => Box::new(lines) as Box<dyn Iterator<Item = Result<TaskLine>>>,
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        }))
+        let sweep = self.sweep()?;
+        let groups = sweep.groups.len();
+        let folders = (0..sweep.tasks).step_by(FOLDER);
+        Ok(
+            folders.flat_map(move |first| match self.tasks_of_folder(first, groups) {
+                Ok(tasks) => Box::new(tasks) as Box<dyn Iterator<Item = Result<TaskLine>>>,
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            }),
+        )
     }
 
     /// A task.
     pub fn task(&self, number: usize) -> Result<TaskLine> {
         let missing = || usage(anyhow!("{} has no task {number}", self.path.display()));
-        let path = self.folder(number).join(TASKS_FILE);
-        if !path.exists() {
+        let sweep = self.sweep()?;
+        if number >= sweep.tasks {
             return Err(missing());
         }
-        lines(&path)?.nth(number % FOLDER).ok_or_else(missing)?
+        let first = number - number % FOLDER;
+        let mut tasks = self.tasks_of_folder(first, sweep.groups.len())?;
+        tasks.nth(number - first).ok_or_else(missing)?
+    }
+
+    /// The tasks of the folder that begins with `first`, of a sweep with so many groups of options.
+    fn tasks_of_folder(
+        &self,
+        first: usize,
+        groups: usize,
+    ) -> Result<impl Iterator<Item = Result<TaskLine>> + use<>> {
+        let path = self.folder(first).join(TASKS_FILE);
+        let file = bounded::open(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut reader = BufReader::new(file);
+        let mut line = Vec::new();
+        let mut place = first..;
+        Ok(std::iter::from_fn(move || {
+            let number = place.next()?;
+            let mut read = || {
+                bounded::read_line(&mut reader, &mut line, bounded::DESCRIPTION)?;
+                if line.is_empty() {
+                    return Ok(None);
+                }
+                let task: TaskLine = serde_json::from_slice(&line)?;
+                ensure!(
+                    task.task == number && task.group < groups && !task.cells.is_empty(),
+                    "expected task {number}, in one of {groups} groups, with cells"
+                );
+                Ok(Some(task))
+            };
+            read()
+                .with_context(|| format!("{}: a line is no task of this sweep", path.display()))
+                .transpose()
+        }))
     }
 
     /// Every task with the journals of the attempts at it.
@@ -363,16 +403,12 @@ pub(super) fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-fn lines(path: &Path) -> Result<impl Iterator<Item = Result<TaskLine>> + use<>> {
-    let file = File::open(path).with_context(|| format!("read {}", path.display()))?;
-    let path = path.to_path_buf();
-    Ok(BufReader::new(file).lines().map(move |line| {
-        let read = || Ok::<TaskLine, anyhow::Error>(serde_json::from_str(&line?)?);
-        read().with_context(|| format!("{}: a line is no task", path.display()))
-    }))
-}
-
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let read = || Ok::<T, anyhow::Error>(serde_json::from_slice(&fs::read(path)?)?);
+    let read = || {
+        Ok::<T, anyhow::Error>(serde_json::from_slice(&bounded::read(
+            path,
+            bounded::DESCRIPTION,
+        )?)?)
+    };
     read().with_context(|| format!("read {}", path.display()))
 }

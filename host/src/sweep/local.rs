@@ -1,8 +1,8 @@
 //! This machine as an executor: some tasks at once, each a process of its own.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Seek, Write},
+    fs::OpenOptions,
+    io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use qbench_core::bounded;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -232,10 +233,7 @@ struct Owner {
 
 /// Who holds the lock, as it says itself.
 fn owner(directory: &SweepDirectory) -> Option<Owner> {
-    let mut text = String::new();
-    let mut file = File::open(directory.path().join(LOCK_FILE)).ok()?;
-    file.rewind().ok()?;
-    file.read_to_string(&mut text).ok()?;
+    let text = bounded::read_text(&directory.path().join(LOCK_FILE), bounded::DESCRIPTION).ok()?;
     let mut words = text.splitn(3, ' ');
     Some(Owner {
         process: words.next()?.parse().ok()?,

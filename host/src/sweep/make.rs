@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    env, fs,
+    env,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow};
 use qbench_core::{
+    bounded,
     results::Cell,
-    sweep::{Configuration, GroupOptions, SweepPlan, pack},
+    sweep::{Configuration, GroupOptions, MOST_CELLS, SweepPlan, pack},
 };
 use sha2::{Digest, Sha256};
 
@@ -72,7 +73,7 @@ impl Draft {
             plans: Vec::new(),
             tasks: Vec::new(),
             warnings: Vec::new(),
-            text: fs::read_to_string(path)?,
+            text: bounded::read_text(path, bounded::DESCRIPTION)?,
         };
         let mut resolver = Resolver::new(&registry, options.executor);
         let mut seen = HashSet::new();
@@ -82,6 +83,7 @@ impl Draft {
             let data = several_data.then(|| format!("data={}", data_label(&resolved)));
             let seed = several_seeds.then(|| format!("seed={}", run.seed));
             resolved.configuration.variant = data.into_iter().chain(seed).collect::<Vec<_>>().join(", ");
+            draft.check_size(&resolved)?;
             let places = places(run, &resolved, &mut rules, &mut seen);
             draft.sweep.threads = resolved.configuration.threads;
             draft.add(arguments, resolved, places, options.cells_per_task)?;
@@ -89,6 +91,24 @@ impl Draft {
         check_labels(&draft.plans)?;
         draft.finish(&rules, options.cells_per_task)?;
         Ok(draft)
+    }
+
+    /// Refuses what no memory holds, before it is held.
+    fn check_size(&self, plan: &Plan) -> Result<()> {
+        let lists = [
+            plan.modes.len(),
+            plan.conditions.len(),
+            plan.batch_sizes.len(),
+            plan.repeats,
+        ];
+        let cells = lists.into_iter().fold(1, usize::saturating_mul);
+        if self.sweep.cells.saturating_add(cells) > MOST_CELLS {
+            return Err(usage(anyhow!(
+                "the plan has more than {MOST_CELLS} cells, with {} repeats of each (run.num-repeats); split it",
+                plan.repeats
+            )));
+        }
+        Ok(())
     }
 
     fn add(

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use qbench_core::bounded;
 
 use super::{
     SweepDirectory,
@@ -79,7 +80,8 @@ impl Round {
 
 /// The tasks of a list, in order.
 pub fn read_list(path: &Path) -> Result<Vec<usize>> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let text =
+        bounded::read_text(path, bounded::DESCRIPTION).with_context(|| format!("read {}", path.display()))?;
     text.lines()
         .map(|line| {
             line.parse()
