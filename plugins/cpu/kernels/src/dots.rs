@@ -64,9 +64,10 @@ pub fn dots<T: Sum>(
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::{
-        __m512, __m512i, __mmask64, _mm512_castsi512_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-        _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32, _mm512_reduce_add_ps,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32, _mm512_xor_si512,
+        __m512, __m512i, __mmask64, _MM_HINT_T1, _mm_prefetch, _mm512_castsi512_ps, _mm512_dpbusd_epi32,
+        _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32,
+        _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
+        _mm512_xor_si512,
     };
 
     use super::DOT_TOKENS;
@@ -146,6 +147,10 @@ mod avx512 {
                     for (row, sums) in sums.iter_mut().enumerate() {
                         // SAFETY: that row begins there.
                         let weight = load(unsafe { weights.add(row * row_bytes) });
+                        // The rows that come next, into the second-level cache: processors follow few rows at once, and
+                        // none past the end of a page.
+                        let next = weights.wrapping_add((ROWS + row) * row_bytes + at);
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
                         for (sum, x) in sums.iter_mut().zip(x) {
                             *sum = $dot(*sum, x, weight);
                         }

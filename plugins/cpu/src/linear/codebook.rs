@@ -32,7 +32,7 @@ pub(super) struct CodebookWeight {
     /// The values of 4-bit codes; unused for 8 bits.
     codebook: [f32; 16],
     /// The second level's table and offset, where scales are coded.
-    scale_codebook: Vec<f32>,
+    scale_codebook: Box<[f32; 256]>,
     scale_offset: f32,
 }
 
@@ -44,10 +44,13 @@ impl CodebookWeight {
         kernels: Kernels,
     ) -> Self {
         let values = floats(tensor.buffer(1));
-        let (scale_codebook, scale_offset) = match layout.scale {
-            Scale::F32 => (Vec::new(), 0.0),
-            Scale::Coded { .. } => (floats(tensor.buffer(4)), floats(tensor.buffer(5))[0]),
-        };
+        let mut scale_codebook = Box::new([0.0; 256]);
+        let mut scale_offset = 0.0;
+        if let Scale::Coded { .. } = layout.scale {
+            let values = floats(tensor.buffer(4));
+            scale_codebook[..values.len()].copy_from_slice(&values);
+            scale_offset = floats(tensor.buffer(5))[0];
+        }
         Self {
             codebook: std::array::from_fn(|code| values[code]),
             tensor,
@@ -89,46 +92,44 @@ impl CodebookWeight {
     /// A token or a few: every code is read once, and decoded in a register.
     fn few_tokens(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32], usize) + Sync) {
         let (rows, cols) = (self.layout.rows, self.layout.cols);
-        let tokens = x.len() / cols;
-        let x = Tokens::new(self.set, self.rounding(), x);
+        let x = Tokens::new(self.set, self.rounding(), self.layout.block, x, cols);
+        let tokens = x.count();
         let out = SharedMatrix::new(out, tokens, rows);
+        // Rows of whole blocks lie one after the other in either layout.
+        let is_flat = self.layout.blocks == Blocks::Flat || cols.is_multiple_of(self.layout.block);
+        let rows_a_run = if is_flat { ROWS_A_TASK } else { 1 };
         (0..rows.div_ceil(ROWS_A_TASK))
             .into_par_iter()
             .for_each_init(Vec::new, |scales, task| {
                 let rows = task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows);
-                // SAFETY: tasks differ in their weight rows, so their blocks share no element.
-                let mut block = unsafe { out.block(0..tokens, rows.clone()) };
-                let mut sums = [0.0; DOT_TOKENS];
-                for (index, row) in rows.clone().enumerate() {
-                    let run = self.run(row..row + 1, scales);
-                    codebook::dot(self.set, run, &x, cols, &mut sums[..tokens]);
-                    for (token, sum) in sums[..tokens].iter().enumerate() {
-                        block.row(token)[index] = *sum;
+                for start in rows.clone().step_by(rows_a_run) {
+                    let part = start..(start + rows_a_run).min(rows.end);
+                    // SAFETY: tasks and their parts differ in their weight rows, so their blocks share no element.
+                    let mut block = unsafe { out.block(0..tokens, part.clone()) };
+                    codebook::dots(self.set, self.run(part, scales), &x, &mut block);
+                    for token in 0..tokens {
+                        finish(block.row(token), start);
                     }
-                }
-                for token in 0..tokens {
-                    finish(block.row(token), rows.start);
                 }
             });
     }
 
-    /// Rows that lie one after the other in the codes: any of a flat layout, one of a layout a row.
+    /// Rows that lie one after the other in the codes: any of a flat layout or of whole blocks, else one.
     fn run<'a>(&'a self, rows: Range<usize>, scales: &'a mut Vec<f32>) -> Run<'a> {
         let (cols, block) = (self.layout.cols, self.layout.block);
-        let (nibble, first_block, before, length) = match self.layout.blocks {
+        let length = rows.len() * cols;
+        let (nibble, first_block, before) = match self.layout.blocks {
             Blocks::Flat => {
                 let start = rows.start * cols;
-                (start, start / block, start % block, rows.len() * cols)
+                (start, start / block, start % block)
             }
             Blocks::PerRow => (
                 rows.start * cols.div_ceil(2) * 2,
                 rows.start * cols.div_ceil(block),
                 0,
-                cols,
             ),
         };
         let blocks = (before + length).div_ceil(block);
-        self.read_scales(first_block, blocks, scales);
         Run {
             codes: &self.tensor.buffer(0)[nibble / 2..],
             starts_second: nibble % 2 == 1,
@@ -136,7 +137,7 @@ impl CodebookWeight {
             codebook: &self.codebook,
             block,
             before,
-            scales,
+            scales: self.scales(first_block, blocks, scales),
             rounding: self.rounding(),
         }
     }
@@ -149,27 +150,44 @@ impl CodebookWeight {
         }
     }
 
-    fn read_scales(&self, first: usize, count: usize, out: &mut Vec<f32>) {
-        let float = |bytes: &[u8], index: usize| f32::from_le_bytes(bytes.as_chunks::<4>().0[index]);
-        out.clear();
+    /// The scales of `count` blocks from `first` on: as they lie, or decoded into `decoded`.
+    fn scales<'a>(&'a self, first: usize, count: usize, decoded: &'a mut Vec<f32>) -> &'a [f32] {
+        decoded.clear();
         match self.layout.scale {
             Scale::F32 => {
-                let (scales, _) = self.tensor.buffer(2).as_chunks::<4>();
-                out.extend(
-                    scales[first..first + count]
+                let bytes = &self.tensor.buffer(2)[first * 4..(first + count) * 4];
+                if cfg!(target_endian = "little")
+                    && let Ok(scales) = bytemuck::try_cast_slice(bytes)
+                {
+                    return scales;
+                }
+                decoded.extend(
+                    bytes
+                        .as_chunks::<4>()
+                        .0
                         .iter()
                         .map(|bytes| f32::from_le_bytes(*bytes)),
                 );
             }
             Scale::Coded { block } => {
-                let scales = self.tensor.buffer(3);
                 let codes = &self.tensor.buffer(2)[first..first + count];
-                out.extend(codes.iter().zip(first..).map(|(code, number)| {
-                    self.scale_codebook[usize::from(*code)] * float(scales, number / block)
-                        + self.scale_offset
-                }));
+                let scales = self.tensor.buffer(3).as_chunks::<4>().0;
+                let mut at = 0;
+                while at < count {
+                    // Up to the end of a block of the second level.
+                    let number = (first + at) / block;
+                    let end = ((number + 1) * block - first).min(count);
+                    let scale = f32::from_le_bytes(scales[number]);
+                    decoded.extend(
+                        codes[at..end]
+                            .iter()
+                            .map(|code| self.scale_codebook[usize::from(*code)] * scale + self.scale_offset),
+                    );
+                    at = end;
+                }
             }
         }
+        decoded
     }
 
     /// Decodes rows as f32 or bf16.

@@ -1,17 +1,19 @@
 //! Decoding by table look-up in a register: 16 values of f32, or 32 of bf16, an instruction.
 
 use std::arch::x86_64::{
-    __m128i, __m256bh, __m256i, __m512, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
-    _mm_loadl_epi64, _mm_loadu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16,
-    _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64, _mm512_cvtneps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph,
-    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32,
-    _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_slli_epi64,
-    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps, _mm512_storeu_si512,
+    __m128i, __m512, __m512bh, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
+    _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_set1_epi16, _mm512_add_epi32,
+    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64,
+    _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_fmadd_ps, _mm512_inserti64x4,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32, _mm512_maskz_loadu_epi64, _mm512_mul_ps,
+    _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_srli_epi64,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
 };
 
-use super::{DOT_STEP, Rounding, Run, portable};
+use super::{DOT_STEP, HALF, Rounding, Run, portable};
 use crate::x86::dot_bf16;
 
 /// The 16 values of a block.
@@ -141,6 +143,7 @@ pub(super) unsafe fn dot<const TOKENS: usize>(run: Run<'_>, tokens: &[f32], cols
         for step in 0..count / DOT_STEP {
             // SAFETY: the 16 bytes of 32 elements, which the codes hold.
             let bytes = unsafe { _mm_loadu_si128(piece.codes.as_ptr().add(step * 16).cast()) };
+            _mm_prefetch::<_MM_HINT_T0>(piece.codes.as_ptr().wrapping_add(step * 16 + AHEAD).cast());
             let bytes = _mm512_cvtepu8_epi32(bytes);
             let shift = |by| std::arch::x86_64::_mm512_srlv_epi32(bytes, by);
             // The look-up minds four bits of an index alone.
@@ -162,46 +165,127 @@ pub(super) unsafe fn dot<const TOKENS: usize>(run: Run<'_>, tokens: &[f32], cols
     }
 }
 
-/// The same in bf16: the look-up gives 32 values at once, which one instruction multiplies and adds to 16 sums.
+/// Bytes of codes between what is multiplied and what is fetched: processors stop fetching ahead at the end of a page.
+const AHEAD: usize = 8 << 10;
+
+/// Rows that are multiplied at once, so that a load of tokens serves several.
+const ROWS: usize = 4;
+
+/// Products of consecutive rows with tokens in bf16.
+#[derive(Clone, Copy)]
+pub(super) struct Quads<'a> {
+    /// Begins with the first row, on a boundary of [`HALF`] elements of its block.
+    pub(super) run: Run<'a>,
+    /// `[tokens][steps][4][32]`: element `4 i + j` of a step is the `i`-th of its part `j`; filled up with zeros.
+    pub(super) tokens: &'a [u16],
+    pub(super) cols: usize,
+    pub(super) rows: usize,
+}
+
+/// Sums in bf16 products, which one instruction makes of 32 values and adds to 16 sums.
 ///
-/// Values of a block too small for a normal bf16 count as zero, as they do in that instruction.
+/// 64 bytes of codes are 32 words of four codes each, so shifts alone bring every code to the low end of its word. The
+/// look-up of 16 bits minds five bits of an index: the fifth chooses between the tables of the step's two halves.
+/// Values of a block too small for a normal bf16 count as zero, as they do in the product's instruction.
 ///
 /// # Safety
-/// As [`dot`], and the processor has the bf16 dot product; the run is rounded to bf16.
+/// The processor has AVX-512 with the bf16 dot product. The run begins with a byte, is rounded to bf16, its block is
+/// [`HALF`] elements times a power of two, and `cols` a multiple of [`HALF`]; codes and scales suffice for all rows,
+/// `tokens` holds `TOKENS` tokens, and `out` has room for `TOKENS` rows of `rows` sums, `stride` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn dot_short<const TOKENS: usize>(
-    run: Run<'_>,
-    tokens: &[u16],
-    cols: usize,
-    sums: &mut [f32],
-) {
-    // SAFETY: 16 values.
-    let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
-    // Sums of this step and the next: one sum alone would wait for itself.
-    let mut now = [_mm512_setzero_ps(); TOKENS];
-    let mut next = [_mm512_setzero_ps(); TOKENS];
-    let mut at = 0;
-    for (piece, scale, count) in run.pieces(cols) {
-        let values = _mm512_cvtneps_pbh(_mm512_mul_ps(codebook, _mm512_set1_ps(scale)));
-        // SAFETY: both types are vectors of 256 bits, of any bit pattern.
-        let short = unsafe { std::mem::transmute::<__m256bh, __m256i>(values) };
-        // Twice the same 16 values: the look-up minds five bits, of which the fifth is not ours.
-        let table = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(short), short);
-        for step in 0..count / DOT_STEP {
-            // SAFETY: the 16 bytes of 32 elements, which the codes hold.
-            let bytes = unsafe { _mm_loadu_si128(piece.codes.as_ptr().add(step * 16).cast()) };
-            let values = _mm512_permutexvar_epi16(pair_index(bytes, piece.high_first), table);
-            for (token, sum) in now.iter_mut().enumerate() {
-                // SAFETY: 32 values of the token from element `at` on, at + 32 <= cols.
-                let x = unsafe { _mm512_loadu_si512(tokens.as_ptr().add(token * cols + at).cast()) };
-                *sum = dot_bf16(*sum, x, values);
-            }
-            std::mem::swap(&mut now, &mut next);
-            at += DOT_STEP;
+pub(super) unsafe fn dots<const TOKENS: usize>(quads: Quads<'_>, out: *mut f32, stride: usize) {
+    let whole = quads.rows / ROWS * ROWS;
+    // SAFETY: the caller's, handed on.
+    unsafe {
+        for first in (0..whole).step_by(ROWS) {
+            dots_of_rows::<TOKENS, ROWS>(quads, first, out, stride);
+        }
+        for first in whole..quads.rows {
+            dots_of_rows::<TOKENS, 1>(quads, first, out, stride);
         }
     }
-    for (sum, (now, next)) in sums.iter_mut().zip(now.into_iter().zip(next)) {
-        *sum = _mm512_reduce_add_ps(_mm512_add_ps(now, next));
+}
+
+/// # Safety
+/// As [`dots`], and `quads` has the rows `first .. first + COUNT`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn dots_of_rows<const TOKENS: usize, const COUNT: usize>(
+    quads: Quads<'_>,
+    first: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    const STEP: usize = 2 * HALF;
+    let Quads {
+        run, tokens, cols, ..
+    } = quads;
+    // SAFETY: 16 values.
+    let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
+    let low = _mm512_set1_epi16(0xf);
+    let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(0x10));
+    let halves_a_row = cols / HALF;
+    let scale_shift = (run.block / HALF).trailing_zeros();
+    let first_half = run.before / HALF;
+    // A byte's first code is in its upper half, or in its lower one.
+    let parts: [usize; 4] = if run.high_first {
+        [1, 0, 3, 2]
+    } else {
+        [0, 1, 2, 3]
+    };
+    let steps = cols.div_ceil(STEP);
+    let mut sums = [[_mm512_setzero_ps(); TOKENS]; COUNT];
+    for step in 0..steps {
+        let is_whole = 2 * step + 2 <= halves_a_row;
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let half = (first + row) * halves_a_row + 2 * step;
+            let scale = |half: usize| {
+                // SAFETY: the block of an element of the rows has a scale.
+                unsafe { _mm512_set1_ps(*run.scales.get_unchecked((first_half + half) >> scale_shift)) }
+            };
+            let codes = run.codes.as_ptr().wrapping_add(half * HALF / 2);
+            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
+            let (words, second_scale) = if is_whole {
+                // SAFETY: the codes of both halves.
+                (unsafe { _mm512_loadu_si512(codes.cast()) }, scale(half + 1))
+            } else {
+                // SAFETY: the mask lets through the first half, the row's last. Zeros stand for the other one.
+                (
+                    unsafe { _mm512_maskz_loadu_epi64(0xf, codes.cast()) },
+                    _mm512_setzero_ps(),
+                )
+            };
+            let tables = _mm512_cvtne2ps_pbh(
+                _mm512_mul_ps(codebook, second_scale),
+                _mm512_mul_ps(codebook, scale(half)),
+            );
+            // SAFETY: both types are vectors of 512 bits, of any bit pattern.
+            let tables = unsafe { std::mem::transmute::<__m512bh, __m512i>(tables) };
+            // (words & low) | second_half
+            let look_up = |words| {
+                let index = _mm512_ternarylogic_epi32::<0xea>(words, low, second_half);
+                _mm512_permutexvar_epi16(index, tables)
+            };
+            let weights = [
+                look_up(words),
+                look_up(_mm512_srli_epi16::<4>(words)),
+                look_up(_mm512_srli_epi16::<8>(words)),
+                look_up(_mm512_srli_epi16::<12>(words)),
+            ];
+            for (token, sum) in sums.iter_mut().enumerate() {
+                let x = tokens.as_ptr().wrapping_add((token * steps + step) * STEP);
+                for (part, weights) in parts.iter().zip(weights) {
+                    // SAFETY: the 32 values of a part of that token's step.
+                    let x = unsafe { _mm512_loadu_si512(x.add(part * 32).cast()) };
+                    *sum = dot_bf16(*sum, x, weights);
+                }
+            }
+        }
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (token, sum) in sums.into_iter().enumerate() {
+            // SAFETY: the caller's room.
+            unsafe { *out.add(token * stride + first + row) = _mm512_reduce_add_ps(sum) };
+        }
     }
 }
 

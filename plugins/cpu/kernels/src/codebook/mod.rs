@@ -6,7 +6,7 @@ mod portable;
 #[cfg(test)]
 mod tests;
 
-use crate::InstructionSet;
+use crate::{InstructionSet, matrix::Block};
 
 /// To what a decoded value, `codebook[code] · scale` in f32, is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,17 @@ impl<'a> Run<'a> {
             self.codes.len(),
             self.scales.len()
         );
+    }
+
+    /// The run without its first elements, an even number of them.
+    fn skip(self, elements: usize) -> Self {
+        let at = self.before + elements;
+        Self {
+            codes: &self.codes[elements / 2..],
+            before: at % self.block,
+            scales: &self.scales[at / self.block..],
+            ..self
+        }
     }
 
     /// The pieces of the run that share a scale: each as the run of one block, with its length.
@@ -122,92 +133,178 @@ pub fn decode_bf16(set: InstructionSet, run: Run<'_>, out: &mut [u16]) {
 /// Elements that the product of a run takes at a time: a whole block's worth of vectors.
 pub const DOT_STEP: usize = 32;
 
-/// Tokens that [`dot`] takes at most.
+/// Elements of half a step of the product in bf16.
+const HALF: usize = 64;
+
+/// Tokens that [`dots`] takes at most.
 pub const DOT_TOKENS: usize = 4;
 
-/// Tokens laid out for [`dot`].
+/// Tokens laid out for [`dots`].
 #[derive(Debug)]
-pub enum Tokens {
+pub struct Tokens {
+    form: Form,
+    count: usize,
+    cols: usize,
+}
+
+#[derive(Debug)]
+enum Form {
     /// In each [`DOT_STEP`] elements the even ones come first, then the odd ones.
     Pairs(Vec<f32>),
-    /// As bits of bf16, in their order.
-    Bf16(Vec<u16>),
+    /// As bits of bf16; in each two [`HALF`]s every fourth from the first on comes first, then those from the second on,
+    /// and so on. Filled up with zeros.
+    Quads(Vec<u16>),
 }
 
 impl Tokens {
-    /// Lays out `x`, for runs that are rounded so. For [`Rounding::Bf16`] the values of `x` are bf16 numbers.
+    /// Lays out tokens of `cols` elements for rows of blocks of that size which are rounded so. For [`Rounding::Bf16`]
+    /// the values of `x` are bf16 numbers.
     ///
     /// # Panics
-    /// When `x` is no whole number of steps.
-    pub fn new(set: InstructionSet, rounding: Rounding, x: &[f32]) -> Self {
-        let (steps, rest) = x.as_chunks::<DOT_STEP>();
-        assert!(rest.is_empty(), "{} elements in steps of {DOT_STEP}", x.len());
-        if rounding == Rounding::Bf16 && set >= InstructionSet::Avx512Dot {
-            return Self::Bf16(x.iter().map(|value| (value.to_bits() >> 16) as u16).collect());
+    /// When [`can_dot`] says no, or `x` is no whole number of tokens.
+    pub fn new(set: InstructionSet, rounding: Rounding, block: usize, x: &[f32], cols: usize) -> Self {
+        assert!(
+            can_dot(set, cols, block) && x.len().is_multiple_of(cols),
+            "{} elements as tokens of {cols}, blocks of {block}, with {set}",
+            x.len()
+        );
+        let is_short = rounding == Rounding::Bf16
+            && set >= InstructionSet::Avx512Dot
+            && cols.is_multiple_of(HALF)
+            && block.is_multiple_of(HALF)
+            && (block / HALF).is_power_of_two();
+        let form = if is_short {
+            Form::Quads(quads(x, cols))
+        } else {
+            Form::Pairs(pairs(x))
+        };
+        Self {
+            form,
+            count: x.len() / cols,
+            cols,
         }
-        let mut pairs = Vec::with_capacity(x.len());
-        for step in steps {
-            pairs.extend(step.iter().step_by(2));
-            pairs.extend(step.iter().skip(1).step_by(2));
-        }
-        Self::Pairs(pairs)
     }
 
-    fn len(&self) -> usize {
-        match self {
-            Self::Pairs(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
+    /// Number of tokens.
+    pub fn count(&self) -> usize {
+        self.count
     }
 }
 
-/// Whether [`dot`] can take runs of this shape with this set.
+fn pairs(x: &[f32]) -> Vec<f32> {
+    let mut pairs = Vec::with_capacity(x.len());
+    for step in x.as_chunks::<DOT_STEP>().0 {
+        pairs.extend(step.iter().step_by(2));
+        pairs.extend(step.iter().skip(1).step_by(2));
+    }
+    pairs
+}
+
+fn quads(x: &[f32], cols: usize) -> Vec<u16> {
+    const STEP: usize = 2 * HALF;
+    let steps = cols.div_ceil(STEP);
+    let mut quads = vec![0; x.len() / cols * steps * STEP];
+    for (x, quads) in x.chunks_exact(cols).zip(quads.chunks_exact_mut(steps * STEP)) {
+        for (x, step) in x.chunks(STEP).zip(quads.as_chunks_mut::<STEP>().0) {
+            for (index, four) in x.as_chunks::<4>().0.iter().enumerate() {
+                for (part, value) in four.iter().enumerate() {
+                    step[part * (STEP / 4) + index] = (value.to_bits() >> 16) as u16;
+                }
+            }
+        }
+    }
+    quads
+}
+
+/// Whether [`dots`] can take runs of this shape with this set.
 pub fn can_dot(set: InstructionSet, cols: usize, block: usize) -> bool {
-    set >= InstructionSet::Avx512 && cols.is_multiple_of(DOT_STEP) && block.is_multiple_of(DOT_STEP)
+    set >= InstructionSet::Avx512
+        && cols > 0
+        && cols.is_multiple_of(DOT_STEP)
+        && block.is_multiple_of(DOT_STEP)
 }
 
-/// Sums of products of a run with up to [`DOT_TOKENS`] tokens of `cols` elements each, laid out for the same set and
-/// rounding.
+/// `out = tokens · rowsᵀ` for rows that lie one after the other in a run, with up to [`DOT_TOKENS`] tokens laid out for the
+/// same set, rounding and size of block.
 ///
 /// # Panics
-/// When [`can_dot`] says no, the run begins within a step, or codes, scales or tokens do not fit.
-pub fn dot(set: InstructionSet, run: Run<'_>, tokens: &Tokens, cols: usize, sums: &mut [f32]) {
-    run.check(cols);
+/// When the run begins within a step, or codes, scales, tokens or `out` do not fit.
+pub fn dots(set: InstructionSet, run: Run<'_>, tokens: &Tokens, out: &mut Block<'_>) {
+    let (cols, rows) = (tokens.cols, out.cols());
+    run.check(rows * cols);
     assert!(
         can_dot(set, cols, run.block)
             && set.is_available()
-            && run.before.is_multiple_of(DOT_STEP)
             && !run.starts_second
-            && sums.len() <= DOT_TOKENS
-            && tokens.len() == sums.len() * cols,
-        "{} values of {} tokens with {cols} columns from element {} of blocks of {}",
-        tokens.len(),
-        sums.len(),
-        run.before,
-        run.block
+            && tokens.count <= DOT_TOKENS
+            && out.rows() == tokens.count,
+        "{} tokens of {cols} columns, blocks of {}, into {} x {rows} with {set}",
+        tokens.count,
+        run.block,
+        out.rows()
     );
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: the instructions are there, and codes, scales and tokens suffice, as was just asserted.
-    unsafe {
-        match (tokens, sums.len()) {
-            (_, 0) => {}
-            (Tokens::Pairs(tokens), 1) => avx512::dot::<1>(run, tokens, cols, sums),
-            (Tokens::Pairs(tokens), 2) => avx512::dot::<2>(run, tokens, cols, sums),
-            (Tokens::Pairs(tokens), 3) => avx512::dot::<3>(run, tokens, cols, sums),
-            (Tokens::Pairs(tokens), _) => avx512::dot::<DOT_TOKENS>(run, tokens, cols, sums),
-            (Tokens::Bf16(tokens), count) => {
-                assert!(
-                    set >= InstructionSet::Avx512Dot && run.rounding == Rounding::Bf16,
-                    "tokens in bf16 for {set} and {:?}",
-                    run.rounding
-                );
-                match count {
-                    1 => avx512::dot_short::<1>(run, tokens, cols, sums),
-                    2 => avx512::dot_short::<2>(run, tokens, cols, sums),
-                    3 => avx512::dot_short::<3>(run, tokens, cols, sums),
-                    _ => avx512::dot_short::<DOT_TOKENS>(run, tokens, cols, sums),
+    if tokens.count == 0 || rows == 0 {
+        return;
+    }
+    match &tokens.form {
+        Form::Pairs(values) => dots_of_pairs(run, values, tokens, out),
+        Form::Quads(values) => {
+            assert!(
+                set >= InstructionSet::Avx512Dot
+                    && run.rounding == Rounding::Bf16
+                    && run.block.is_multiple_of(HALF)
+                    && (run.block / HALF).is_power_of_two()
+                    && run.before.is_multiple_of(HALF),
+                "tokens in bf16 for {set}, {:?} and element {} of blocks of {}",
+                run.rounding,
+                run.before,
+                run.block
+            );
+            #[cfg(target_arch = "x86_64")]
+            {
+                let quads = avx512::Quads {
+                    run,
+                    tokens: values,
+                    cols,
+                    rows,
+                };
+                let (data, stride) = out.corner(0, 0);
+                // SAFETY: the instructions are there, and codes, scales, tokens and `out` suffice, as was asserted.
+                unsafe {
+                    match tokens.count {
+                        1 => avx512::dots::<1>(quads, data, stride),
+                        2 => avx512::dots::<2>(quads, data, stride),
+                        3 => avx512::dots::<3>(quads, data, stride),
+                        _ => avx512::dots::<DOT_TOKENS>(quads, data, stride),
+                    }
                 }
             }
+        }
+    }
+}
+
+fn dots_of_pairs(run: Run<'_>, values: &[f32], tokens: &Tokens, out: &mut Block<'_>) {
+    assert!(
+        run.before.is_multiple_of(DOT_STEP),
+        "a run from element {} of its block",
+        run.before
+    );
+    let cols = tokens.cols;
+    for row in 0..out.cols() {
+        let run = run.skip(row * cols);
+        let mut sums = [0.0; DOT_TOKENS];
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `dots` saw that the instructions are there, and that codes, scales and tokens suffice.
+        unsafe {
+            match tokens.count {
+                1 => avx512::dot::<1>(run, values, cols, &mut sums),
+                2 => avx512::dot::<2>(run, values, cols, &mut sums),
+                3 => avx512::dot::<3>(run, values, cols, &mut sums),
+                _ => avx512::dot::<DOT_TOKENS>(run, values, cols, &mut sums),
+            }
+        }
+        for (token, sum) in sums[..tokens.count].iter().enumerate() {
+            out.row(token)[row] = *sum;
         }
     }
 }
