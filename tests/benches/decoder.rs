@@ -2,8 +2,9 @@
 //! mode by the cpu backend's kernels beside its reference, interleaved in one run.
 //!
 //! Prints tokens per second of wall time and of processor time (all threads together): on a machine that other programs
-//! use, the second is the one that can be compared. `QBENCH_BENCH_THREADS`, `QBENCH_BENCH_ROUNDS` and
-//! `QBENCH_BENCH_MODES` (such as `standard/bfloat16,8bit/float32`) change the run.
+//! use, the second is the one that can be compared. `QBENCH_BENCH_THREADS`, `QBENCH_BENCH_ROUNDS`, `QBENCH_BENCH_PROMPT`
+//! and `QBENCH_BENCH_NEW` (tokens), `QBENCH_BENCH_KERNELS` (such as `own`) and `QBENCH_BENCH_MODES` (such as
+//! `standard/bfloat16,8bit/float32`) change the run.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on panics")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -21,9 +22,6 @@ const CONFIG: &str = r#"{"model_type": "mistral", "vocab_size": 4096, "hidden_si
     "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 96,
     "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "sliding_window": null,
     "tie_word_embeddings": false, "torch_dtype": "bfloat16"}"#;
-
-const PROMPT: usize = 1000;
-const NEW_TOKENS: usize = 32;
 
 struct Subject {
     name: String,
@@ -48,11 +46,16 @@ impl Rates {
 }
 
 fn main() {
-    let number = |name: &str, default| env::var(name).map_or(default, |text| text.parse().unwrap());
+    let number = |name: &str, default: usize| env::var(name).map_or(default, |text| text.parse().unwrap());
     let (threads, rounds) = (
         number("QBENCH_BENCH_THREADS", 2),
         number("QBENCH_BENCH_ROUNDS", 5),
     );
+    let (prompt, new_tokens) = (
+        number("QBENCH_BENCH_PROMPT", 1000),
+        number("QBENCH_BENCH_NEW", 32),
+    );
+    let kernels = env::var("QBENCH_BENCH_KERNELS").unwrap_or_else(|_| "own,reference".to_owned());
     let modes = env::var("QBENCH_BENCH_MODES").unwrap_or_else(|_| {
         "standard/float32,standard/bfloat16,8bit/bfloat16,4bit_nf4/bfloat16,4bit_fp4/bfloat16,\
          4bit_nf4_double/bfloat16"
@@ -63,7 +66,7 @@ fn main() {
     std::fs::write(&config, CONFIG).unwrap();
     let mut subjects: Vec<Subject> = modes
         .split(',')
-        .flat_map(|mode| ["own", "reference"].map(|kernels| (mode, kernels)))
+        .flat_map(|mode| kernels.split(',').map(move |kernels| (mode, kernels)))
         .map(|(mode, kernels)| {
             let (scheme, precision) = mode.split_once('/').unwrap();
             Subject {
@@ -76,7 +79,7 @@ fn main() {
         .collect();
     for round in 0..=rounds {
         for subject in &mut subjects {
-            measure(subject);
+            measure(subject, prompt, new_tokens);
             if round == 0 {
                 // The first round warms up.
                 (subject.prefill, subject.decode) = Default::default();
@@ -86,7 +89,7 @@ fn main() {
     println!("{threads} threads, medians of {rounds} rounds, tokens/s: wall (processor)");
     for subject in &subjects {
         println!(
-            "{:36} prefill {PROMPT} {:8.0} ({:8.0})   decode {NEW_TOKENS} {:8.1} ({:8.1})",
+            "{:36} prefill {prompt} {:8.0} ({:8.0})   decode {new_tokens} {:8.1} ({:8.1})",
             subject.name,
             median(&subject.prefill.wall),
             median(&subject.prefill.processor),
@@ -135,7 +138,7 @@ fn open(
         .unwrap()
 }
 
-fn measure(subject: &mut Subject) {
+fn measure(subject: &mut Subject, prompt: usize, new_tokens: usize) {
     let Subject {
         model,
         prefill,
@@ -143,10 +146,10 @@ fn measure(subject: &mut Subject) {
         ..
     } = subject;
     let info = model.info().unwrap();
-    let ids: Vec<u32> = (0..PROMPT)
+    let ids: Vec<u32> = (0..prompt.max(16))
         .map(|index| (index * 37 % info.vocab_size) as u32)
         .collect();
-    let mask = vec![1; PROMPT + NEW_TOKENS];
+    let mask = vec![1; prompt.max(16) + new_tokens];
     let mut pooled = vec![0.0; info.hidden_size];
     let mut pass = |length: usize, past: usize, cache: Cache, output: &mut ForwardOutput<'_>| {
         let batch = TokenBatch {
@@ -159,7 +162,7 @@ fn measure(subject: &mut Subject) {
         model.forward(batch, output).unwrap();
         model.synchronize().unwrap();
     };
-    prefill.time(PROMPT, || {
+    prefill.time(prompt, || {
         let mut output = ForwardOutput {
             pooled: vec![LayerOutput {
                 layer: info.layers,
@@ -167,13 +170,13 @@ fn measure(subject: &mut Subject) {
             }],
             ..ForwardOutput::default()
         };
-        pass(PROMPT, 0, Cache::None, &mut output);
+        pass(prompt, 0, Cache::None, &mut output);
     });
     let mut logits = vec![0.0; info.vocab_size];
     // A short prompt, as peers' decode tests have.
     pass(16, 0, Cache::Start, &mut ForwardOutput::default());
-    decode.time(NEW_TOKENS, || {
-        for index in 0..NEW_TOKENS {
+    decode.time(new_tokens, || {
+        for index in 0..new_tokens {
             let mut output = ForwardOutput {
                 logits: Some((LogitRows::Last, &mut logits)),
                 ..ForwardOutput::default()
