@@ -6,8 +6,9 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     // A debug build would be built anew after each commit for the sake of this.
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    let commit = release.then(commit).flatten().unwrap_or_default();
-    println!("cargo::rustc-env=QBENCH_COMMIT={commit}");
+    if let Some(commit) = release.then(commit).flatten() {
+        println!("cargo::rustc-env=QBENCH_COMMIT={commit}");
+    }
 }
 
 /// The commit, with `-dirty` where files differ from it; `None` outside a repository.

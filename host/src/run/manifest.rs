@@ -83,7 +83,7 @@ impl Program {
     fn this() -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: env!("QBENCH_COMMIT").to_owned(),
+            commit: option_env!("QBENCH_COMMIT").unwrap_or_default().to_owned(),
             debug_build: cfg!(debug_assertions),
             sha256: env::current_exe()
                 .ok()
