@@ -2,7 +2,8 @@
 //!
 //! Needs an NVIDIA GPU and a plugin: that of candle (`plugins/candle/with-cuda cargo build --release`), whose file
 //! `$QBENCH_CANDLE_PLUGIN` names, or that of libtorch (`plugins/libtorch/with-libtorch cargo build --release`), whose file
-//! `$QBENCH_LIBTORCH_PLUGIN` names: `cargo test -p qbench-tests --test gpu -- --ignored --nocapture --test-threads=1`.
+//! `$QBENCH_LIBTORCH_PLUGIN` names; for modes of the examples, the folder of their built plugins in `$QBENCH_EXAMPLES`:
+//! `cargo test -p qbench-tests --test gpu -- --ignored --nocapture --test-threads=1`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "the figures are what the test is run for")]
 
@@ -10,7 +11,7 @@ mod agreement;
 
 use std::{env, time::Instant};
 
-use agreement::{Engine, check_cache, check_modes};
+use agreement::{Engine, MODES, check_cache, check_cached, check_modes};
 use qbench_core::checkpoint::ModelSource;
 use qbench_sdk::{
     DType,
@@ -37,13 +38,57 @@ fn engine() -> Engine {
 #[test]
 #[ignore = "needs an NVIDIA GPU and a plugin for it"]
 fn the_gpu_agrees_with_the_cpu() {
-    check_modes(&engine(), &[DType::F32, DType::BF16, DType::F16]);
+    check_modes(
+        &engine(),
+        &[DType::F32, DType::BF16, DType::F16],
+        &MODES,
+        |_, _, _| (),
+    );
+}
+
+/// Modes of `examples/plugin-fp8` and `examples/plugin-c`.
+#[test]
+#[ignore = "needs an NVIDIA GPU, a plugin for it and the examples' plugins"]
+fn the_gpu_agrees_with_the_cpu_on_examples() {
+    check_modes(
+        &engine(),
+        &[DType::F32, DType::BF16, DType::F16],
+        &["fp8", "c_int4", "c_ternary"],
+        |mode, precision, executions| {
+            println!("{mode} in {precision}: {executions:?}");
+            let expected = match (mode, precision) {
+                ("fp8", _) => "native: fp8_quantize, cuBLASLt e4m3".to_owned(),
+                // Its kernel writes no f16.
+                ("c_ternary", DType::F16) => "dequantize to f16 at load".to_owned(),
+                ("c_ternary", _) => format!("scheme kernel: ternary to {precision} at each forward"),
+                _ => return,
+            };
+            assert!(
+                executions
+                    .iter()
+                    .all(|execution| execution.starts_with(&expected))
+                    && !executions.is_empty(),
+                "{mode} in {precision}: {executions:?}, expected {expected}"
+            );
+        },
+    );
 }
 
 #[test]
 #[ignore = "needs an NVIDIA GPU and a plugin for it"]
 fn the_cache_goes_on_where_a_pass_ended() {
     check_cache(&engine(), &["standard", "4bit_nf4", "4bit_nf4_double"]);
+}
+
+#[test]
+#[ignore = "needs an NVIDIA GPU, a plugin for it and the examples' plugins"]
+fn the_cache_goes_on_in_examples() {
+    for precision in [DType::F32, DType::BF16] {
+        // A few tokens' products in e4m3 add in another order than those of many.
+        check_cached(&engine(), "fp8", precision, 0.1);
+    }
+    check_cached(&engine(), "c_ternary", DType::F32, 1e-5);
+    check_cached(&engine(), "c_ternary", DType::BF16, 0.05);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

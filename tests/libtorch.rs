@@ -7,7 +7,7 @@ mod agreement;
 
 use std::path::{Path, PathBuf};
 
-use agreement::{Engine, check_cache, check_modes};
+use agreement::{Engine, MODES, check_cache, check_modes};
 use qbench_sdk::DType;
 use qbench_tests::{benchmark_table, fails, libtorch, qbench, rows, small_run, stderr, stdout};
 use serde_json::Value;
@@ -47,7 +47,7 @@ fn engine(file: PathBuf) -> Engine {
 fn it_agrees_with_the_cpu_backend() {
     if let Some(file) = plugin() {
         // Operations in f16 are tried by the plugin's own tests: torch has no quick ones for a CPU.
-        check_modes(&engine(file), &[DType::F32, DType::BF16]);
+        check_modes(&engine(file), &[DType::F32, DType::BF16], &MODES, |_, _, _| ());
     }
 }
 

@@ -1,6 +1,6 @@
 //! A backend against the CPU backend: every mode, precision and small model, padded batches and the cache.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, env, path::PathBuf, sync::Arc};
 
 use qbench::plugins::load;
 use qbench_core::checkpoint::{Checkpoint, ModulePolicy, StoredWeights};
@@ -10,7 +10,7 @@ use qbench_sdk::{
 };
 use qbench_tests::{plugin, repository};
 
-const MODES: [&str; 5] = ["standard", "8bit", "4bit_nf4", "4bit_fp4", "4bit_nf4_double"];
+pub(crate) const MODES: [&str; 5] = ["standard", "8bit", "4bit_nf4", "4bit_fp4", "4bit_nf4_double"];
 
 /// Largest difference of a logit in f32, relative to the largest logit.
 const LOGITS: f64 = 1e-3;
@@ -21,6 +21,37 @@ const LOGITS: f64 = 1e-3;
 const KL_INT8: f64 = 1e-4;
 const KL_HALF: f64 = 5e-4;
 const KL_HALF_INT8: f64 = 1.5e-3;
+/// The same for products in e4m3, whose sums a GPU's tensor cores add with fewer bits than f32 has, in any precision.
+const KL_FP8: f64 = 1.5e-3;
+/// The same for ternary weights in half precisions: the CPU multiplies by a row's scale after its sum, in f32, a GPU turns
+/// the weights into the precision.
+const KL_HALF_TERNARY: f64 = 1.5e-3;
+
+/// The file of the plugin that has a mode: those of the examples lie in the folder that `$QBENCH_EXAMPLES` names.
+fn scheme_file(mode: &str) -> PathBuf {
+    let example = |name: &str| {
+        let folder = env::var_os("QBENCH_EXAMPLES")
+            .expect("QBENCH_EXAMPLES names the folder of the examples' plugins");
+        PathBuf::from(folder).join(name)
+    };
+    match mode {
+        "fp8" => example("libqbench_fp8.so"),
+        "c_int4" | "c_ternary" => example("libqbench_c_example.so"),
+        _ => plugin("libqbench_modes.so"),
+    }
+}
+
+/// Whether the logits, or failing that their distributions, are as near as the mode and the precision allow.
+fn agrees(mode: &str, precision: DType, worst: f64, divergence: f64) -> bool {
+    match (mode, precision) {
+        ("fp8", _) => divergence <= KL_FP8,
+        ("8bit", DType::F32) => divergence <= KL_INT8,
+        ("8bit", _) => divergence <= KL_HALF_INT8,
+        (_, DType::F32) => worst <= LOGITS,
+        ("c_ternary", _) => divergence <= KL_HALF_TERNARY,
+        _ => divergence <= KL_HALF,
+    }
+}
 
 /// A backend with one of its devices.
 pub(crate) struct Engine {
@@ -48,7 +79,7 @@ impl Engine {
 
     pub(crate) fn load(&self, checkpoint: Checkpoint, mode: &str, compute: DType) -> Box<dyn Model> {
         let threads = std::thread::available_parallelism().unwrap().get();
-        let scheme = load(&plugin("libqbench_modes.so"))
+        let scheme = load(&scheme_file(mode))
             .unwrap()
             .open_scheme(mode, &Options::none())
             .unwrap();
@@ -170,8 +201,14 @@ fn distance(values: &[f32], truth: &[f32], mask: &[u8], vocab: usize) -> (f64, f
     (worst / largest, divergence / f64::from(count))
 }
 
-/// Fails where the engine's logits are too far from the CPU backend's.
-pub(crate) fn check_modes(engine: &Engine, precisions: &[DType]) {
+/// Fails where the engine's logits are too far from the CPU backend's. How it ran each mode's quantised weights is told to
+/// `ran`.
+pub(crate) fn check_modes(
+    engine: &Engine,
+    precisions: &[DType],
+    modes: &[&str],
+    ran: impl Fn(&str, DType, &BTreeSet<String>),
+) {
     let mut failures = Vec::new();
     println!(
         "model, precision, mode: max |difference| / max |logit|, KL(cpu || {}), KL of one sequence alone || in the batch",
@@ -184,23 +221,26 @@ pub(crate) fn check_modes(engine: &Engine, precisions: &[DType]) {
         ("examples/go-mini-12m", 200),
     ] {
         for precision in precisions.iter().copied() {
-            for mode in MODES {
+            for mode in modes.iter().copied() {
                 let mut cpu = Engine::cpu().model(folder, mode, precision);
                 let mut other = engine.model(folder, mode, precision);
-                let vocab = cpu.info().unwrap().vocab_size;
+                let info = other.info().unwrap();
+                let vocab = info.vocab_size;
+                // All but dense ones: norms, and embeddings.
+                let executions = info
+                    .weights
+                    .iter()
+                    .filter(|weight| !weight.layout.starts_with("qbench.dense/"))
+                    .map(|weight| weight.execution.to_string())
+                    .collect();
+                ran(mode, precision, &executions);
                 let batch = Batch::new(vocab, length);
                 let truth = batch.logits(cpu.as_mut(), vocab);
                 let values = batch.logits(other.as_mut(), vocab);
                 let (worst, divergence) = distance(&values, &truth, &batch.mask, vocab);
                 let alone = batch.first_alone(other.as_mut(), vocab);
                 let (_, floor) = distance(&values[..alone.len()], &alone, &batch.mask[..length], vocab);
-                let int8 = mode == "8bit";
-                let agrees = match (precision, int8) {
-                    (DType::F32, false) => worst <= LOGITS,
-                    (DType::F32, true) => divergence <= KL_INT8,
-                    (_, false) => divergence <= KL_HALF,
-                    (_, true) => divergence <= KL_HALF_INT8,
-                };
+                let agrees = agrees(mode, precision, worst, divergence);
                 let line =
                     format!("{folder}, {precision}, {mode}: {worst:.1e}, {divergence:.1e}, {floor:.1e}");
                 println!("{line}{}", if agrees { "" } else { "  TOO FAR" });
@@ -226,6 +266,14 @@ pub(crate) fn check_modes(engine: &Engine, precisions: &[DType]) {
 
 /// Fails where passes over a cache give other logits than one pass over the whole.
 pub(crate) fn check_cache(engine: &Engine, modes: &[&str]) {
+    for mode in modes {
+        check_cached(engine, mode, DType::F32, 1e-5);
+        check_cached(engine, mode, DType::BF16, 0.05);
+    }
+}
+
+/// The same for one mode and precision: logits may differ by `tolerance` times the largest.
+pub(crate) fn check_cached(engine: &Engine, mode: &str, precision: DType, tolerance: f64) {
     // A backend may record steps of one token and repeat them, and move its cache as it grows: 256 is a likely size.
     let ends: Vec<usize> = [130]
         .into_iter()
@@ -234,46 +282,41 @@ pub(crate) fn check_cache(engine: &Engine, modes: &[&str]) {
         .chain(251..=270)
         .chain([300])
         .collect();
-    let cases = modes
-        .iter()
-        .flat_map(|mode| [(*mode, DType::F32, 1e-5), (*mode, DType::BF16, 0.05)]);
-    for (mode, precision, tolerance) in cases {
-        let mut other = engine.model("examples/go-mini-12m", mode, precision);
-        let vocab = other.info().unwrap().vocab_size;
-        let batch = Batch::new(vocab, 300);
-        let whole = batch.logits(other.as_mut(), vocab);
-        let mut from = 0;
-        for to in ends.iter().copied() {
-            let part = |width: usize, from: usize, to: usize| -> Vec<usize> {
-                (0..SEQUENCES)
-                    .flat_map(|sequence| sequence * width + from..sequence * width + to)
-                    .collect()
-            };
-            let ids: Vec<u32> = part(300, from, to).into_iter().map(|i| batch.ids[i]).collect();
-            let mask: Vec<u8> = part(300, 0, to).into_iter().map(|i| batch.mask[i]).collect();
-            let mut logits = vec![f32::NAN; SEQUENCES * vocab];
-            let pass = TokenBatch {
-                ids: &ids,
-                mask: &mask,
-                batch: SEQUENCES,
-                length: to - from,
-                cache: if from == 0 { Cache::Start } else { Cache::Continue },
-            };
-            let mut output = ForwardOutput {
-                logits: Some((LogitRows::Last, &mut logits)),
-                ..ForwardOutput::default()
-            };
-            other.forward(pass, &mut output).unwrap();
-            let rows = part(300, to - 1, to);
-            let truth: Vec<f32> = rows
-                .iter()
-                .flat_map(|row| &whole[row * vocab..][..vocab])
-                .copied()
-                .collect();
-            let seen: Vec<u8> = rows.iter().map(|row| batch.mask[*row]).collect();
-            let (worst, _) = distance(&logits, &truth, &seen, vocab);
-            assert!(worst <= tolerance, "{mode}, {precision}, up to {to}: {worst:e}");
-            from = to;
-        }
+    let mut other = engine.model("examples/go-mini-12m", mode, precision);
+    let vocab = other.info().unwrap().vocab_size;
+    let batch = Batch::new(vocab, 300);
+    let whole = batch.logits(other.as_mut(), vocab);
+    let mut from = 0;
+    for to in ends.iter().copied() {
+        let part = |width: usize, from: usize, to: usize| -> Vec<usize> {
+            (0..SEQUENCES)
+                .flat_map(|sequence| sequence * width + from..sequence * width + to)
+                .collect()
+        };
+        let ids: Vec<u32> = part(300, from, to).into_iter().map(|i| batch.ids[i]).collect();
+        let mask: Vec<u8> = part(300, 0, to).into_iter().map(|i| batch.mask[i]).collect();
+        let mut logits = vec![f32::NAN; SEQUENCES * vocab];
+        let pass = TokenBatch {
+            ids: &ids,
+            mask: &mask,
+            batch: SEQUENCES,
+            length: to - from,
+            cache: if from == 0 { Cache::Start } else { Cache::Continue },
+        };
+        let mut output = ForwardOutput {
+            logits: Some((LogitRows::Last, &mut logits)),
+            ..ForwardOutput::default()
+        };
+        other.forward(pass, &mut output).unwrap();
+        let rows = part(300, to - 1, to);
+        let truth: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| &whole[row * vocab..][..vocab])
+            .copied()
+            .collect();
+        let seen: Vec<u8> = rows.iter().map(|row| batch.mask[*row]).collect();
+        let (worst, _) = distance(&logits, &truth, &seen, vocab);
+        assert!(worst <= tolerance, "{mode}, {precision}, up to {to}: {worst:e}");
+        from = to;
     }
 }

@@ -2,11 +2,17 @@
 
 use qbench_architectures::{ARCHITECTURES, DecoderModel};
 use qbench_sdk::{
-    Backend, DType, Error, Layout, Model, Result,
+    Backend, CudaKernel, DType, Error, Layout, Model, Result,
     backend::{BackendInfo, DeviceInfo, Execution, LoadRequest},
+    log::{Level, log},
 };
 
-use crate::{driver, gpu::Gpu, linear::execution, ops::CudaOps};
+use crate::{
+    driver,
+    gpu::Gpu,
+    linear::{execution, execution_with_kernel},
+    ops::CudaOps,
+};
 
 /// Runs decoders on NVIDIA GPUs. Without state: a device belongs to its model.
 pub struct CandleBackend;
@@ -38,7 +44,23 @@ impl Backend for CandleBackend {
 
     fn negotiate(&self, device: &str, layout: &Layout, compute: DType) -> Result<Execution> {
         check(compute)?;
-        Ok(execution(layout, compute, driver::find(device)?.major))
+        Ok(execution(layout, compute, driver::find(device)?.capability))
+    }
+
+    fn negotiate_with_kernel(
+        &self,
+        device: &str,
+        layout: &Layout,
+        compute: DType,
+        kernel: &CudaKernel,
+    ) -> Result<Execution> {
+        check(compute)?;
+        let capability = driver::find(device)?.capability;
+        let (execution, why) = execution_with_kernel(layout, compute, capability, Some(kernel));
+        if let Some(why) = why {
+            log(Level::Warning, "candle", &why);
+        }
+        Ok(execution)
     }
 
     fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {

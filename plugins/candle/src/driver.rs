@@ -6,9 +6,11 @@ use candle_core::cuda_backend::cudarc::driver::{
     result::{self, device},
     sys::{self, CUdevice_attribute},
 };
+use qbench_kernels::libraries;
 use qbench_sdk::{Error, Result, backend::DeviceInfo};
 
-use crate::libraries;
+/// What candle's device opens, each library after those that it needs itself.
+const NEEDED: [&str; 3] = ["libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10"];
 
 /// What ids of devices start with.
 const PREFIX: &str = "cuda:";
@@ -38,7 +40,7 @@ fn start() -> Result<i32> {
     if count == 0 {
         return Err(none(format!("the driver shows none{visible}")));
     }
-    libraries::open_cuda().map_err(none)?;
+    libraries::open_all(&NEEDED, "nvidia-cublas nvidia-curand").map_err(none)?;
     Ok(count)
 }
 
@@ -129,8 +131,8 @@ fn version_in(text: &str) -> Option<&str> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
     pub(crate) ordinal: usize,
-    /// Major compute capability.
-    pub(crate) major: i32,
+    /// Major and minor compute capability.
+    pub(crate) capability: (i32, i32),
 }
 
 /// The driver's number of the device with this id, of so many.
@@ -151,13 +153,9 @@ pub(crate) fn find(id: &str) -> Result<Found> {
     let ordinal = ordinal(id, count)?;
     let handle = device::get(ordinal).map_err(none)?;
     // SAFETY: the handle is a device's.
-    let major = unsafe {
-        device::get_attribute(
-            handle,
-            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-        )
-    }
-    .map_err(none)?;
+    let attribute = |attribute| unsafe { device::get_attribute(handle, attribute) }.map_err(none);
+    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     if major < OLDEST {
         return Err(Error::Unsupported(format!(
             "device `{id}` has compute capability {major}.x; the kernels need {OLDEST}.0 (Ampere) or later"
@@ -165,7 +163,7 @@ pub(crate) fn find(id: &str) -> Result<Found> {
     }
     Ok(Found {
         ordinal: ordinal as usize,
-        major,
+        capability: (major, minor),
     })
 }
 

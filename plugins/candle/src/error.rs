@@ -14,6 +14,7 @@ pub(crate) fn driver(error: DriverError) -> Error {
 pub(crate) fn kernel(error: qbench_kernels::Error) -> Error {
     match error {
         qbench_kernels::Error::Unsupported(text) => Error::Unsupported(text),
+        qbench_kernels::Error::Source(text) => Error::InvalidArgument(text),
         qbench_kernels::Error::Driver { code, .. } => {
             // A launch may fail for want of memory too: a kernel's local memory, a module's code.
             if code == CUresult::CUDA_ERROR_OUT_OF_MEMORY as u32 {

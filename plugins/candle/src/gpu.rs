@@ -1,6 +1,9 @@
 //! One GPU: candle's device, our kernels in its context, its memory.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::{OnceCell, RefCell},
+    sync::Arc,
+};
 
 use candle_core::{
     CudaDevice,
@@ -19,7 +22,7 @@ use candle_core::{
 use qbench_kernels::{
     CUdeviceptr, CUstream, Element, attention::Attention, attention_step::AttentionStep,
     codebook_dequantize::Dequantize, codebook_few, codebook_many, dense_few, elementwise::Elementwise,
-    int8_any, int8_many, int8_quantize, norm::Norm, rope::Rope, rows::Rows,
+    int8_any, int8_many, int8_quantize, norm::Norm, rope::Rope, rows::Rows, scheme_kernel::SchemeKernels,
 };
 use qbench_sdk::{
     DType, Error, Result,
@@ -30,7 +33,7 @@ use qbench_sdk::{
 use crate::{
     buffer::{Buffer, Scratch},
     driver::{COMPILED_FOR, Found},
-    error,
+    error, fp8,
 };
 
 /// Scratch memory of cuBLAS, as large as NVIDIA advises for Hopper. Ours, so that it is counted.
@@ -41,11 +44,15 @@ pub(crate) struct Gpu {
     device: CudaDevice,
     stream: Arc<CudaStream>,
     pool: CUmemoryPool,
-    major: i32,
+    capability: (i32, i32),
     pub(crate) kernels: Kernels,
+    /// Loaded when the first weight needs them.
+    fp8: OnceCell<fp8::Kernels>,
+    /// Those that schemes brought.
+    pub(crate) scheme_kernels: SchemeKernels,
     /// Where buffers come from while operations run that are to be repeated.
     scratch: RefCell<Option<Arc<Scratch>>>,
-    _workspace: Buffer,
+    workspace: Buffer,
 }
 
 // SAFETY: the pool's handle belongs to the device, not to a thread; everything else is Send.
@@ -83,7 +90,8 @@ pub(crate) fn element(dtype: DType) -> Result<Element> {
 
 impl Gpu {
     pub(crate) fn open(found: Found) -> Result<Self> {
-        let Found { ordinal, major } = found;
+        let Found { ordinal, capability } = found;
+        let (major, _) = capability;
         let device = CudaDevice::new_with_stream(ordinal)
             .map_err(|error| Error::Internal(format!("device cuda:{ordinal}: {error}")))?;
         // SAFETY: everything runs on the one stream that allocates and frees, so its order is synchronisation enough.
@@ -128,10 +136,12 @@ impl Gpu {
             device,
             stream,
             pool,
-            major,
+            capability,
             kernels,
+            fp8: OnceCell::new(),
+            scheme_kernels: SchemeKernels::default(),
             scratch: RefCell::new(None),
-            _workspace: workspace,
+            workspace,
         })
     }
 
@@ -140,9 +150,23 @@ impl Gpu {
         self.stream.context().bind_to_thread().map_err(error::driver)
     }
 
-    /// The major compute capability.
-    pub(crate) fn major(&self) -> i32 {
-        self.major
+    /// Major and minor compute capability.
+    pub(crate) fn capability(&self) -> (i32, i32) {
+        self.capability
+    }
+
+    /// The kernels of products in e4m3.
+    pub(crate) fn fp8(&self) -> Result<&fp8::Kernels> {
+        if let Some(kernels) = self.fp8.get() {
+            return Ok(kernels);
+        }
+        let kernels = fp8::Kernels::load()?;
+        Ok(self.fp8.get_or_init(|| kernels))
+    }
+
+    /// [`WORKSPACE`] bytes of scratch memory that the libraries' products share, in the order of the stream.
+    pub(crate) fn workspace(&self) -> CUdeviceptr {
+        self.workspace.address()
     }
 
     pub(crate) fn stream(&self) -> CUstream {

@@ -8,9 +8,10 @@ use qbench_kernels::{
     dense_few::{self, Shape},
     int8_many,
     int8_quantize::Activations,
+    scheme_kernel::{self, SchemeKernel},
 };
 use qbench_sdk::{
-    AlignedBuffer, CallContext, DType, Error, Layout, MatrixMut, Result, StoredTensor,
+    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, MatrixMut, Result, StoredTensor,
     backend::{DequantizeWhen, Execution},
     layout::{BlockCodebook, Blocks, Int8Vectorwise, NibbleOrder, Scale, int8::MAX_COLS},
     narrow,
@@ -19,6 +20,7 @@ use qbench_sdk::{
 use crate::{
     buffer::Buffer,
     error,
+    fp8::{self, Fp8Weight, Kept},
     gpu::{Gpu, element},
     product,
 };
@@ -54,10 +56,40 @@ enum Weight {
         int8: Int8,
         buffers: Vec<Buffer>,
     },
+    Fp8(Fp8Weight),
+    /// Turned into floats by the scheme's own kernel, for each product.
+    Scheme {
+        kernel: SchemeKernel,
+        /// Of the buffers, 0 for an empty one.
+        addresses: Vec<CUdeviceptr>,
+        buffers: Vec<Buffer>,
+    },
 }
 
-/// How a layout is run on a GPU of this major compute capability.
-pub(crate) fn execution(layout: &Layout, precision: DType, major: i32) -> Execution {
+/// How a layout is run on a GPU of this compute capability, if its scheme brings `kernel`; and why not by that kernel,
+/// where it could be.
+pub(crate) fn execution_with_kernel(
+    layout: &Layout,
+    precision: DType,
+    capability: (i32, i32),
+    kernel: Option<&CudaKernel>,
+) -> (Execution, Option<String>) {
+    let own = execution(layout, precision, capability);
+    match (&own, kernel) {
+        (
+            Execution::Dequantize {
+                when: DequantizeWhen::Load,
+                ..
+            },
+            Some(kernel),
+        ) => scheme_kernel::execution(kernel, precision),
+        _ => (own, None),
+    }
+}
+
+/// How a layout is run on a GPU of this compute capability.
+pub(crate) fn execution(layout: &Layout, precision: DType, capability: (i32, i32)) -> Execution {
+    let (major, _) = capability;
     let native = |kernel: String| Execution::Native { kernel };
     let unsupported = |reason: String| Execution::Unsupported { reason };
     match layout {
@@ -98,11 +130,11 @@ pub(crate) fn execution(layout: &Layout, precision: DType, major: i32) -> Execut
             });
             native(if fused { "int8_many" } else { "int8_any" }.to_owned())
         }
+        Layout::ScaledFp8(layout) => fp8::execution(layout, capability),
         Layout::BlockCodebook(_) | Layout::Custom(_) => Execution::Dequantize {
             to: precision,
             when: DequantizeWhen::Load,
         },
-        // To run fp8 weights on activations that are no fp8 would be another scheme.
         other => unsupported(format!("no kernel for layout {}", other.kind())),
     }
 }
@@ -117,9 +149,16 @@ impl Linear {
     ) -> Result<Loaded<Self>> {
         let layout = tensor.layout();
         check_buffers(tensor)?;
-        let execution = execution(layout, precision, gpu.major());
+        let kernel = tensor.cuda_kernel()?;
+        let (execution, _) = execution_with_kernel(layout, precision, gpu.capability(), kernel.as_ref());
         let weight = match (layout, &execution) {
             (_, Execution::Unsupported { reason }) => return Err(Error::Unsupported(reason.clone())),
+            (_, Execution::SchemeKernel { .. }) => {
+                let kernel =
+                    kernel.ok_or_else(|| Error::Internal("a scheme's kernel that is gone".to_owned()))?;
+                scheme_weight(gpu, tensor, &kernel, precision)?
+            }
+            (Layout::ScaledFp8(layout), _) => Weight::Fp8(Fp8Weight::load(gpu, tensor, layout)?),
             (Layout::Dense(dense), _) if dense.dtype == precision => {
                 Weight::Dense(gpu.upload(tensor.buffer(0))?)
             }
@@ -142,9 +181,10 @@ impl Linear {
         };
         let bytes = match &weight {
             Weight::Dense(buffer) => buffer.bytes(),
-            Weight::Codebook { buffers, .. } | Weight::Int8 { buffers, .. } => {
-                buffers.iter().map(Buffer::bytes).sum()
-            }
+            Weight::Codebook { buffers, .. }
+            | Weight::Int8 { buffers, .. }
+            | Weight::Scheme { buffers, .. } => buffers.iter().map(Buffer::bytes).sum(),
+            Weight::Fp8(weight) => weight.bytes(),
         };
         Ok(Loaded {
             value: Self {
@@ -169,18 +209,49 @@ impl Linear {
         self.cols
     }
 
-    /// `x · Wᵀ + bias`, rounded once to the precision.
-    pub(crate) fn forward(&self, gpu: &Gpu, x: CUdeviceptr, tokens: usize) -> Result<Buffer> {
+    /// `x · Wᵀ + bias`, rounded once to the precision. `kept` belongs to `x`.
+    pub(crate) fn forward(&self, gpu: &Gpu, x: CUdeviceptr, tokens: usize, kept: &Kept) -> Result<Buffer> {
         let out = gpu.buffer(tokens * self.rows * self.precision.size())?;
-        self.forward_into(gpu, (x, tokens), (out.address(), element(self.precision)?))?;
+        self.multiply(gpu, (x, tokens), kept, (out.address(), element(self.precision)?))?;
         Ok(out)
+    }
+
+    /// The same for `silu(gate) · up` in place of `x`, if this weight's kernels do both at once.
+    pub(crate) fn forward_gated(
+        &self,
+        gpu: &Gpu,
+        (gate, up): (CUdeviceptr, CUdeviceptr),
+        tokens: usize,
+    ) -> Result<Option<Buffer>> {
+        let Weight::Fp8(weight) = &self.weight else {
+            return Ok(None);
+        };
+        let out = gpu.buffer(tokens * self.rows * self.precision.size())?;
+        let bias = self.bias.as_ref().map(Buffer::address);
+        weight.multiply_gated(
+            gpu,
+            (gate, up, tokens),
+            bias,
+            (out.address(), element(self.precision)?),
+        )?;
+        Ok(Some(out))
     }
 
     /// Writes `x · Wᵀ + bias`, rounded once to `out_element`, for `x` `[tokens, cols]` of the precision.
     pub(crate) fn forward_into(
         &self,
         gpu: &Gpu,
+        x: (CUdeviceptr, usize),
+        out: (CUdeviceptr, Element),
+    ) -> Result<()> {
+        self.multiply(gpu, x, &Kept::new(), out)
+    }
+
+    fn multiply(
+        &self,
+        gpu: &Gpu,
         (x, tokens): (CUdeviceptr, usize),
+        kept: &Kept,
         (out, out_element): (CUdeviceptr, Element),
     ) -> Result<()> {
         let x = Input {
@@ -196,6 +267,13 @@ impl Linear {
             (Weight::Int8 { int8, .. }, bias) => {
                 multiply_int8(gpu, int8, x, bias.as_ref().map(Buffer::address), out)
             }
+            (Weight::Fp8(weight), bias) => weight.multiply(
+                gpu,
+                (x.address, tokens, x.element),
+                kept,
+                bias.as_ref().map(Buffer::address),
+                (out.address, out.element),
+            ),
             (Weight::Codebook { codebook, .. }, None) if multiply_codebook(gpu, codebook, x, out)? => Ok(()),
             (_, None) => self.multiply_dense(gpu, x, out),
             (_, Some(bias)) => {
@@ -262,8 +340,17 @@ impl Linear {
                 .map_err(error::kernel)?;
                 Ok(Rows::Made(out))
             }
-            Weight::Int8 { .. } => Err(Error::Unsupported(
-                "an int8 table of embeddings on the GPU".to_owned(),
+            Weight::Scheme {
+                kernel, addresses, ..
+            } => {
+                let out = gpu.buffer(self.rows * self.cols * self.precision.size())?;
+                // SAFETY: the buffers were checked at load and are on 256 bytes, as `out` is, which has room for every row.
+                unsafe { kernel.run(0..self.rows, addresses, out.address(), gpu.stream()) }
+                    .map_err(error::kernel)?;
+                Ok(Rows::Made(out))
+            }
+            Weight::Int8 { .. } | Weight::Fp8(_) => Err(Error::Unsupported(
+                "a table of embeddings in int8 or e4m3 on the GPU".to_owned(),
             )),
         }
     }
@@ -395,6 +482,30 @@ fn multiply_int8(gpu: &Gpu, weight: &Int8, x: Input, bias: Option<CUdeviceptr>, 
         }
     }
     .map_err(error::kernel)
+}
+
+/// A weight that the scheme's kernel turns into floats.
+fn scheme_weight(
+    gpu: &Gpu,
+    tensor: &dyn StoredTensor,
+    kernel: &CudaKernel,
+    precision: DType,
+) -> Result<Weight> {
+    let kernel = gpu
+        .scheme_kernels
+        .load(kernel, precision, tensor.layout())
+        .map_err(error::kernel)?;
+    let buffers = upload(gpu, tensor)?;
+    let addresses = buffers
+        .iter()
+        .zip(tensor.buffers())
+        .map(|(buffer, bytes)| if bytes.is_empty() { 0 } else { buffer.address() })
+        .collect();
+    Ok(Weight::Scheme {
+        kernel,
+        addresses,
+        buffers,
+    })
 }
 
 /// All buffers of a tensor.

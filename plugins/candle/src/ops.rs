@@ -17,6 +17,7 @@ use qbench_sdk::{
 use crate::{
     buffer::Buffer,
     error,
+    fp8::Kept,
     gpu::{Gpu, WORKSPACE, element},
     key_values::KeyValues,
     linear::Linear,
@@ -60,9 +61,25 @@ pub(crate) struct Activations {
     buffer: Buffer,
     rows: usize,
     width: usize,
+    /// What products made of them.
+    kept: Kept,
 }
 
 impl Activations {
+    fn new(buffer: Buffer, rows: usize, width: usize) -> Self {
+        Self {
+            buffer,
+            rows,
+            width,
+            kept: Kept::new(),
+        }
+    }
+
+    /// The same after other values were written: what products made of the old ones is dropped.
+    fn written(self) -> Self {
+        Self::new(self.buffer, self.rows, self.width)
+    }
+
     fn address(&self) -> CUdeviceptr {
         self.buffer.address()
     }
@@ -118,11 +135,8 @@ impl CudaOps {
     }
 
     fn empty(&self, rows: usize, width: usize) -> Result<Activations> {
-        Ok(Activations {
-            buffer: self.gpu.buffer(rows * width * self.precision.size())?,
-            rows,
-            width,
-        })
+        let buffer = self.gpu.buffer(rows * width * self.precision.size())?;
+        Ok(Activations::new(buffer, rows, width))
     }
 
     fn angles(&self, pass: &Pass<'_>) -> Result<Rc<Angles>> {
@@ -309,11 +323,8 @@ impl Ops for CudaOps {
     }
 
     fn embed(&self, table: &Linear, tokens: &Tokens) -> Result<Activations> {
-        Ok(Activations {
-            buffer: table.gather(&self.gpu, tokens.ids, tokens.rows())?,
-            rows: tokens.rows(),
-            width: table.cols(),
-        })
+        let buffer = table.gather(&self.gpu, tokens.ids, tokens.rows())?;
+        Ok(Activations::new(buffer, tokens.rows(), table.cols()))
     }
 
     fn rms_norm(&self, x: &Activations, weight: &Buffer, eps: f32) -> Result<Activations> {
@@ -328,15 +339,12 @@ impl Ops for CudaOps {
         eps: f32,
     ) -> Result<(Activations, Activations)> {
         let normed = self.norm(&x, Some(y), weight, eps)?;
-        Ok((x, normed))
+        Ok((x.written(), normed))
     }
 
     fn linear(&self, x: &Activations, weight: &Linear) -> Result<Activations> {
-        Ok(Activations {
-            buffer: weight.forward(&self.gpu, x.address(), x.rows)?,
-            rows: x.rows,
-            width: weight.rows(),
-        })
+        let buffer = weight.forward(&self.gpu, x.address(), x.rows, &x.kept)?;
+        Ok(Activations::new(buffer, x.rows, weight.rows()))
     }
 
     fn rope(
@@ -363,7 +371,7 @@ impl Ops for CudaOps {
                 .run(&heads, (tokens.cos, tokens.sin), self.element, self.gpu.stream())
         }
         .map_err(error::kernel)?;
-        Ok((q, k))
+        Ok((q.written(), k.written()))
     }
 
     fn attention(
@@ -419,6 +427,10 @@ impl Ops for CudaOps {
     fn gated_mlp(&self, x: &Activations, gate: &Linear, up: &Linear, down: &Linear) -> Result<Activations> {
         let inner = self.linear(x, gate)?;
         let other = self.linear(x, up)?;
+        let both = (inner.address(), other.address());
+        if let Some(buffer) = down.forward_gated(&self.gpu, both, inner.rows)? {
+            return Ok(Activations::new(buffer, inner.rows, down.rows()));
+        }
         // SAFETY: both are `[rows, inner]`.
         unsafe {
             self.gpu.kernels.elementwise.silu_product(
@@ -431,7 +443,7 @@ impl Ops for CudaOps {
         }
         .map_err(error::kernel)?;
         drop(other);
-        self.linear(&inner, down)
+        self.linear(&inner.written(), down)
     }
 
     fn add(&self, x: Activations, y: &Activations) -> Result<Activations> {
@@ -446,7 +458,7 @@ impl Ops for CudaOps {
             )
         }
         .map_err(error::kernel)?;
-        Ok(x)
+        Ok(x.written())
     }
 
     fn last_positions(&self, x: &Activations, tokens: &Tokens) -> Result<Activations> {

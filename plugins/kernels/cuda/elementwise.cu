@@ -3,6 +3,7 @@
 #include "numbers.cuh"
 #include "overlap.cuh"
 #include "packs.cuh"
+#include "silu.cuh"
 
 namespace {
 
@@ -37,7 +38,7 @@ __device__ void silu_product(typename T::storage *gate, const typename T::storag
         load<T>(gate + i, a);
         load<T>(up + i, b);
 #pragma unroll
-        for (int j = 0; j < COUNT; ++j) a[j] = a[j] / (1.0f + expf(-a[j])) * b[j];
+        for (int j = 0; j < COUNT; ++j) a[j] = silu_times(a[j], b[j]);
         store<T>(a, gate + i);
     }
 }

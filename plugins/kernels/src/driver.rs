@@ -1,7 +1,7 @@
 //! Loading a fatbin and launching its kernels.
 
 use std::{
-    ffi::{CString, c_void},
+    ffi::{CStr, CString, c_void},
     ptr, slice,
 };
 
@@ -13,6 +13,9 @@ use crate::{
     Error, Result,
     error::{self, check},
 };
+
+/// Bytes of the driver's words about PTX that are kept.
+const JIT_LOG: usize = 8192;
 
 /// The element type of dense matrices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +100,47 @@ impl Module {
         // SAFETY: the image is complete, and the driver copies what it needs of it.
         let result = unsafe { sys::cuModuleLoadData(&raw mut handle, image.as_ptr().cast()) };
         check(result, || "cuModuleLoadData".to_owned())?;
+        Self::loaded(handle)
+    }
+
+    /// Loads the text of PTX into the current context, which the driver compiles for its GPU.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`]; [`Error::Source`] with the driver's words.
+    pub fn load_ptx(text: &CStr) -> Result<Self> {
+        // SAFETY: as in `load`.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(Error::NoDriver);
+        }
+        let mut log = vec![0_u8; JIT_LOG];
+        let mut options = [
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER,
+            sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+        ];
+        // Values are given in place of pointers.
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), JIT_LOG as *mut c_void];
+        let mut handle = ptr::null_mut();
+        // SAFETY: the text ends with a zero byte; the log has the size told, and both lists two entries.
+        let result = unsafe {
+            sys::cuModuleLoadDataEx(
+                &raw mut handle,
+                text.as_ptr().cast(),
+                options.len() as u32,
+                options.as_mut_ptr(),
+                values.as_mut_ptr(),
+            )
+        };
+        check(result, || "cuModuleLoadDataEx".to_owned()).map_err(|error| {
+            let said = log.split(|byte| *byte == 0).next().unwrap_or_default();
+            Error::Source(format!(
+                "the driver does not compile it: {error}\n{}",
+                String::from_utf8_lossy(said).trim_end()
+            ))
+        })?;
+        Self::loaded(handle)
+    }
+
+    fn loaded(handle: CUmodule) -> Result<Self> {
         // What is compiled from PTX for compute capability 8 does not wait for the kernel before it.
         let capability = device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         Ok(Self {

@@ -31,6 +31,17 @@ pub enum Error {
         /// cuBLAS's status.
         status: String,
     },
+    /// The run-time compiler refused a call.
+    #[error("{call}: {status}")]
+    Compiler {
+        /// NVRTC's function.
+        call: &'static str,
+        /// Its result.
+        status: String,
+    },
+    /// A kernel that a scheme brings is wrong: what the compiler says, or what its description lacks.
+    #[error("{0}")]
+    Source(String),
     /// A kernel cannot do what is asked; a more general one may.
     #[error("{0}")]
     Unsupported(String),

@@ -17,10 +17,12 @@ use crate::{buffer::Buffer, driver, gpu::Gpu};
 mod attention;
 mod codebook;
 mod dense;
+mod fp8;
 mod int8;
 mod memory;
 mod norms;
 mod rotations;
+mod scheme_kernel;
 mod steps;
 
 const PRECISIONS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];

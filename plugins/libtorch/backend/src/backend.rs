@@ -2,16 +2,17 @@
 
 use qbench_architectures::{ARCHITECTURES, DecoderModel};
 use qbench_sdk::{
-    Backend, DType, Error, Layout, Model, Options, Result,
+    Backend, CudaKernel, DType, Error, Layout, Model, Options, Result,
     backend::{
         BackendInfo, DeviceInfo, Execution, ForwardOutput, LoadRequest, Memory, ModelInfo, TokenBatch,
     },
+    log::{Level, log},
 };
 
 use crate::{
     context::{Context, own_kernels},
     device,
-    linear::execution,
+    linear::{execution, execution_with_kernel},
     native,
     ops::TorchOps,
     options::KernelChoice,
@@ -68,6 +69,23 @@ impl Backend for TorchBackend {
             device,
             own_kernels(device, self.kernels)?,
         ))
+    }
+
+    fn negotiate_with_kernel(
+        &self,
+        device: &str,
+        layout: &Layout,
+        compute: DType,
+        kernel: &CudaKernel,
+    ) -> Result<Execution> {
+        check(compute)?;
+        let device = device::find(device)?;
+        let own = own_kernels(device, self.kernels)?;
+        let (execution, why) = execution_with_kernel(layout, compute, device, own, Some(kernel));
+        if let Some(why) = why {
+            log(Level::Warning, "libtorch", &why);
+        }
+        Ok(execution)
     }
 
     fn load(&self, request: LoadRequest<'_>) -> Result<Box<dyn Model>> {

@@ -28,7 +28,7 @@ impl Context {
                 // The first tensor starts the device's context, which kernels are loaded into.
                 let _ = Tensor::f_zeros([1], (Kind::Float, device)).op("zeros")?;
                 match own_kernels(device, kernels)? {
-                    Some(major) => Some(Gpu::new(ordinal, precision, major)?),
+                    Some(capability) => Some(Gpu::new(ordinal, precision, capability)?),
                     None => None,
                 }
             }
@@ -48,8 +48,8 @@ impl Context {
     }
 
     /// The compute capability that our kernels run on, where they are used.
-    pub(crate) fn own_kernels(&self) -> Option<i32> {
-        self.gpu.as_ref().map(Gpu::major)
+    pub(crate) fn own_kernels(&self) -> Option<(i32, i32)> {
+        self.gpu.as_ref().map(Gpu::capability)
     }
 
     /// To be called before anything else in a thread: torch's number of threads and current device belong to threads.
@@ -62,12 +62,12 @@ impl Context {
     }
 }
 
-/// The major compute capability of a GPU on which our kernels are to be used, if they are.
-pub(crate) fn own_kernels(device: Device, kernels: KernelChoice) -> Result<Option<i32>> {
+/// The compute capability of a GPU on which our kernels are to be used, if they are.
+pub(crate) fn own_kernels(device: Device, kernels: KernelChoice) -> Result<Option<(i32, i32)>> {
     /// The oldest that they run on: bf16 on tensor cores.
     const OLDEST: i32 = 8;
     match kernels {
         KernelChoice::Torch => Ok(None),
-        KernelChoice::Own => Ok(device::capability(device)?.filter(|major| *major >= OLDEST)),
+        KernelChoice::Own => Ok(device::capability(device)?.filter(|(major, _)| *major >= OLDEST)),
     }
 }

@@ -44,10 +44,10 @@ pub(crate) fn find(id: &str) -> Result<Device> {
         })
 }
 
-/// Major compute capability of a GPU; `None` for the CPU.
-pub(crate) fn capability(device: Device) -> Result<Option<i32>> {
+/// Major and minor compute capability of a GPU; `None` for the CPU.
+pub(crate) fn capability(device: Device) -> Result<Option<(i32, i32)>> {
     match device {
-        Device::Cuda(ordinal) => Ok(Some(describe(ordinal)?.capability.0)),
+        Device::Cuda(ordinal) => Ok(Some(describe(ordinal)?.capability)),
         _ => Ok(None),
     }
 }

@@ -55,6 +55,7 @@ pub(crate) fn kernel(error: qbench_kernels::Error) -> Error {
     const OUT_OF_MEMORY: u32 = 2;
     match error {
         qbench_kernels::Error::Unsupported(text) => Error::Unsupported(text),
+        qbench_kernels::Error::Source(text) => Error::InvalidArgument(text),
         qbench_kernels::Error::Driver { code, .. } if code == OUT_OF_MEMORY => {
             Error::OutOfMemory(error.to_string())
         }

@@ -3,19 +3,23 @@
 //! A tensor that is made here and dropped goes back to torch's allocator, which gives it only to later work of the same
 //! stream.
 
+use std::cell::OnceCell;
+
 use qbench_kernels::{
-    CUdeviceptr, CUstream, Codebook, Element, Int8, Scales,
+    CUdeviceptr, CUstream, Codebook, Element, Fp8, Fp8Activations, Int8, Scales,
     codebook_dequantize::Dequantize,
     codebook_few, codebook_many,
     dense_few::{self, Shape},
     elementwise::Elementwise,
-    int8_any, int8_many,
+    fp8_product::{self, Choice, Product},
+    fp8_quantize, int8_any, int8_many,
     int8_quantize::{self, Activations},
     norm::Norm,
     rope::{Heads, Rope},
+    scheme_kernel::{SchemeKernel, SchemeKernels},
 };
 use qbench_sdk::{
-    DType, Error, Result,
+    CudaKernel, DType, Error, Layout, Result,
     layout::{BlockCodebook, Blocks, Int8Vectorwise, NibbleOrder, Scale},
 };
 use tch::{Device, Kind, Tensor};
@@ -36,7 +40,7 @@ pub(crate) const DENSE_TOKENS: usize = 768;
 /// One GPU with our kernels, for one precision.
 pub(crate) struct Gpu {
     device: Device,
-    major: i32,
+    capability: (i32, i32),
     stream: CUstream,
     precision: DType,
     element: Element,
@@ -51,6 +55,10 @@ pub(crate) struct Gpu {
     int8_quantize: int8_quantize::Quantize,
     norm: Norm,
     rope: Rope,
+    /// Loaded when the first weight needs them.
+    fp8: OnceCell<(fp8_quantize::Quantize, Product)>,
+    /// Those that schemes brought.
+    scheme_kernels: SchemeKernels,
 }
 
 // SAFETY: the stream belongs to its device, not to a thread; everything else is Send.
@@ -77,14 +85,14 @@ pub(crate) fn int8_kernel(layout: &Int8Vectorwise, precision: DType, major: i32)
 
 impl Gpu {
     /// Loads the kernels into the context of this thread's device.
-    pub(crate) fn new(ordinal: usize, precision: DType, major: i32) -> Result<Self> {
+    pub(crate) fn new(ordinal: usize, precision: DType, capability: (i32, i32)) -> Result<Self> {
         let stream = native::cuda_stream(ordinal)?.cast();
         let device = Device::Cuda(ordinal);
         let element = element(precision)?;
         let load = || -> qbench_kernels::Result<Self> {
             Ok(Self {
                 device,
-                major,
+                capability,
                 stream,
                 precision,
                 element,
@@ -98,14 +106,16 @@ impl Gpu {
                 int8_quantize: int8_quantize::Quantize::load()?,
                 norm: Norm::load()?,
                 rope: Rope::load()?,
+                fp8: OnceCell::new(),
+                scheme_kernels: SchemeKernels::default(),
             })
         };
         load().map_err(kernel)
     }
 
-    /// Major compute capability.
-    pub(crate) fn major(&self) -> i32 {
-        self.major
+    /// Major and minor compute capability.
+    pub(crate) fn capability(&self) -> (i32, i32) {
+        self.capability
     }
 
     fn empty(&self, shape: &[i64], kind: Kind) -> Result<Tensor> {
@@ -238,6 +248,97 @@ impl Gpu {
         }
         .map_err(kernel)?;
         Ok(y)
+    }
+
+    /// `x · Wᵀ + bias` in e4m3, of a weight whose codes and scales are filled up to whole packs.
+    pub(crate) fn fp8_product(
+        &self,
+        [codes, scales]: [&Tensor; 2],
+        (rows, cols): (usize, usize),
+        x: &Tensor,
+        bias: Option<&Tensor>,
+        out: Kind,
+    ) -> Result<Tensor> {
+        let (quantize, product) = self.fp8()?;
+        let weight = Fp8 {
+            rows,
+            cols,
+            codes: address(codes)?,
+            scales: address(scales)?,
+        };
+        let (tokens, _) = sizes(x);
+        let held = self.bytes(Fp8Activations::new(0, tokens, cols).bytes)?;
+        let activations = Fp8Activations::new(address(&held)?, tokens, cols);
+        let (element, biased) = (self.element_of(out), bias.is_some());
+        let sums = product.sums(&weight, tokens, element, biased).map_err(kernel)?;
+        // Torch's allocator keeps what was freed, and gives it again.
+        let memory = [self.bytes(fp8_product::WORKSPACE)?, self.bytes(sums.max(1))?];
+        let (workspace, sums) = (address(&memory[0])?, address(&memory[1])?);
+        let y = self.empty(&[tokens as i64, rows as i64], out)?;
+        let (x, to) = (address(x)?, (address(&y)?, element));
+        let bias = bias.map(address).transpose()?;
+        // SAFETY: the weight was filled up to whole packs; input, output and what lies between have the sizes told.
+        unsafe {
+            quantize
+                .run(x, (tokens, cols), self.element, &activations, self.stream)
+                .and_then(|()| {
+                    product.run(
+                        &weight,
+                        &activations,
+                        tokens,
+                        bias,
+                        to,
+                        workspace,
+                        sums,
+                        self.stream,
+                    )
+                })
+        }
+        .map_err(kernel)?;
+        Ok(y)
+    }
+
+    fn fp8(&self) -> Result<&(fp8_quantize::Quantize, Product)> {
+        if let Some(kernels) = self.fp8.get() {
+            return Ok(kernels);
+        }
+        let product = Product::load(Choice::default()).map_err(kernel)?;
+        let product =
+            product.ok_or_else(|| Error::Unsupported("products in e4m3 on a GPU before 8.9".to_owned()))?;
+        let quantize = fp8_quantize::Quantize::load().map_err(kernel)?;
+        Ok(self.fp8.get_or_init(|| (quantize, product)))
+    }
+
+    /// Compiles the kernel that a scheme brings for a layout.
+    pub(crate) fn scheme_kernel(&self, brought: &CudaKernel, layout: &Layout) -> Result<SchemeKernel> {
+        self.scheme_kernels
+            .load(brought, self.precision, layout)
+            .map_err(kernel)
+    }
+
+    /// The weight as `[rows, cols]` of the precision, by its scheme's kernel.
+    pub(crate) fn scheme_decode(
+        &self,
+        scheme: &SchemeKernel,
+        (rows, cols): (usize, usize),
+        held: &Held,
+    ) -> Result<Tensor> {
+        let out = self.empty(&[rows as i64, cols as i64], kind(self.precision))?;
+        let buffers = held
+            .tensors()
+            .iter()
+            .map(|tensor| {
+                if tensor.numel() == 0 {
+                    Ok(0)
+                } else {
+                    address(tensor)
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        // SAFETY: the weight's buffers were checked at load, torch's memory is on 512 bytes, and `out` has room for every
+        // row.
+        unsafe { scheme.run(0..rows, &buffers, address(&out)?, self.stream) }.map_err(kernel)?;
+        Ok(out)
     }
 
     /// The norm of `x`, after `delta` was added to it in place.

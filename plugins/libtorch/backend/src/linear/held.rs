@@ -39,9 +39,9 @@ impl Held {
     }
 
     /// A weight that was made here.
-    pub(super) fn made(tensor: Tensor) -> Self {
+    pub(super) fn made(tensors: Vec<Tensor>) -> Self {
         Self {
-            tensors: vec![tensor],
+            tensors,
             _stored: None,
         }
     }

@@ -9,9 +9,12 @@ mod int8;
 mod tests;
 
 use qbench_architectures::Loaded;
-use qbench_kernels::{codebook_few, dense_few};
+use qbench_kernels::{
+    codebook_few, dense_few, fp8_product,
+    scheme_kernel::{self, SchemeKernel},
+};
 use qbench_sdk::{
-    AlignedBuffer, CallContext, DType, Error, Layout, MatrixMut, Result, StoredTensor,
+    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, MatrixMut, Result, StoredTensor,
     backend::{DequantizeWhen, Execution},
     layout::{fp8 as e4m3, int8::MAX_COLS},
     narrow,
@@ -44,10 +47,47 @@ enum Weight {
     Codebook(CodebookWeight),
     Int8(Int8Weight),
     Fp8(Fp8Weight),
+    /// Turned into floats by the scheme's own kernel, for each product.
+    Scheme(SchemeKernel, Held),
 }
 
-/// How a layout is run on a device: with our kernels on a GPU of that major compute capability, or without.
-pub(crate) fn execution(layout: &Layout, precision: DType, device: Device, own: Option<i32>) -> Execution {
+/// Rows and columns of e4m3 weights are filled up to a multiple of this for tensor cores.
+const FP8_PACK: usize = 16;
+
+/// Whether our kernels, on a GPU of that compute capability, multiply e4m3 numbers.
+fn multiplies_fp8(own: Option<(i32, i32)>) -> bool {
+    own.is_some_and(fp8_product::runs_on)
+}
+
+/// How a layout is run on a device, if its scheme brings `kernel`; and why not by that kernel, where it could be.
+pub(crate) fn execution_with_kernel(
+    layout: &Layout,
+    precision: DType,
+    device: Device,
+    own: Option<(i32, i32)>,
+    kernel: Option<&CudaKernel>,
+) -> (Execution, Option<String>) {
+    let without = execution(layout, precision, device, own);
+    match (&without, kernel, own) {
+        (
+            Execution::Dequantize {
+                when: DequantizeWhen::Load,
+                ..
+            },
+            Some(kernel),
+            Some(_),
+        ) => scheme_kernel::execution(kernel, precision),
+        _ => (without, None),
+    }
+}
+
+/// How a layout is run on a device: with our kernels on a GPU of that compute capability, or without.
+pub(crate) fn execution(
+    layout: &Layout,
+    precision: DType,
+    device: Device,
+    own: Option<(i32, i32)>,
+) -> Execution {
     let native = |kernel: String| Execution::Native { kernel };
     let unsupported = |reason: String| Execution::Unsupported { reason };
     let dense = match own {
@@ -66,7 +106,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, device: Device, own: 
         }
         Layout::Dense(_) => native(dense),
         Layout::BlockCodebook(layout)
-            if own.is_some_and(|major| gpu::fuses_codebook(layout, precision, major)) =>
+            if own.is_some_and(|(major, _)| gpu::fuses_codebook(layout, precision, major)) =>
         {
             native(format!(
                 "codebook_few to {} tokens, codebook_many below {DENSE_TOKENS}, then dequantize and torch linear",
@@ -82,9 +122,10 @@ pub(crate) fn execution(layout: &Layout, precision: DType, device: Device, own: 
             layout.cols
         )),
         Layout::Int8Vectorwise(layout) => native(match own {
-            Some(major) => gpu::int8_kernel(layout, precision, major).to_owned(),
+            Some((major, _)) => gpu::int8_kernel(layout, precision, major).to_owned(),
             None => integer_kernel(device).to_owned(),
         }),
+        Layout::ScaledFp8(_) if multiplies_fp8(own) => native("fp8_quantize, cuBLASLt e4m3".to_owned()),
         Layout::ScaledFp8(layout) if layout.cols > e4m3::MAX_COLS => unsupported(format!(
             "{} columns: sums over more than {} are not exact in f64",
             layout.cols,
@@ -109,12 +150,20 @@ impl Linear {
         let layout = stored.layout().clone();
         layout.validate()?;
         layout.check_buffers((0..layout.buffers().len()).map(|index| stored.buffer(index).len()))?;
-        let execution = execution(&layout, context.precision, context.device, context.own_kernels());
+        let (brought, own) = (stored.cuda_kernel()?, context.own_kernels());
+        let (execution, _) =
+            execution_with_kernel(&layout, context.precision, context.device, own, brought.as_ref());
         let mut bytes = layout.bytes();
         let device = context.device;
         let weight = match &layout {
             _ if matches!(execution, Execution::Unsupported { .. }) => {
                 return Err(Error::Unsupported(format!("{execution}")));
+            }
+            _ if let (Execution::SchemeKernel { .. }, Some(brought), Some(gpu)) =
+                (&execution, &brought, &context.gpu) =>
+            {
+                let kernel = gpu.scheme_kernel(brought, &layout)?;
+                Weight::Scheme(kernel, Held::new(stored, &layout, device)?)
             }
             Layout::Dense(dense) if dense.dtype == context.precision => {
                 Weight::Dense(Held::new(stored, &layout, device)?)
@@ -124,11 +173,16 @@ impl Linear {
                 Held::new(stored, &layout, device)?,
             )?),
             Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(Held::new(stored, &layout, device)?)?),
-            Layout::ScaledFp8(_) => Weight::Fp8(Fp8Weight::new(Held::new(stored, &layout, device)?)?),
+            Layout::ScaledFp8(fp8) => {
+                let pack = if multiplies_fp8(own) { FP8_PACK } else { 1 };
+                let weight = Fp8Weight::new(fp8, Held::new(stored, &layout, device)?, pack)?;
+                bytes = weight.bytes();
+                Weight::Fp8(weight)
+            }
             _ => {
                 let dense = dequantized(context, stored.as_ref())?;
                 bytes = layout.rows() * layout.cols() * context.precision.size();
-                Weight::Dense(Held::made(dense))
+                Weight::Dense(Held::made(vec![dense]))
             }
         };
         Ok(Loaded {
@@ -157,7 +211,11 @@ impl Linear {
                 Some(gpu) => gpu.int8_product(weight.held(), (self.rows, self.cols), x, bias, out),
                 None => weight.product(x, bias, out),
             },
-            Weight::Fp8(weight) => weight.product(x, bias, out),
+            Weight::Fp8(weight) => match own.filter(|_| multiplies_fp8(context.own_kernels())) {
+                Some(gpu) => gpu.fp8_product(weight.held(), (self.rows, self.cols), x, bias, out),
+                None => weight.product(x, bias, out),
+            },
+            Weight::Scheme(..) => dense_product(context, x, &self.dense(context)?, bias, out),
             Weight::Codebook(weight) => {
                 if let (Some(gpu), None) = (own, bias)
                     && out == context.kind()
@@ -181,6 +239,10 @@ impl Linear {
             (Weight::Codebook(weight), _) => weight.decode(context.kind()),
             (Weight::Int8(weight), _) => weight.decode(context.kind()),
             (Weight::Fp8(weight), _) => weight.decode(context.kind()),
+            (Weight::Scheme(kernel, held), Some(gpu)) => {
+                gpu.scheme_decode(kernel, (self.rows, self.cols), held)
+            }
+            (Weight::Scheme(..), None) => Err(Error::Internal("a scheme's kernel without a GPU".to_owned())),
         }
     }
 

@@ -280,7 +280,13 @@ fn products_of_fp8_weights_are_the_references() {
         let input = context.activations(&x, cols);
         let out = linear.forward(&context, &input, Kind::Float).unwrap();
         let truth = fp8::product(&x, cols, &stored.buffers[0], &scales);
-        assert_eq!(read(&out), truth, "{}", context.name());
+        if context.gpu.is_some() {
+            // Tensor cores add with fewer bits than f32 has before a sum becomes f32.
+            let truth: Vec<f64> = truth.into_iter().map(f64::from).collect();
+            assert_close(&read(&out), &truth, 1e-3, &context.name());
+        } else {
+            assert_eq!(read(&out), truth, "{}", context.name());
+        }
         assert_eq!(
             bytes(&linear.dense(&context).unwrap()),
             stored.decoded(context.precision)
