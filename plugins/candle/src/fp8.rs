@@ -77,6 +77,8 @@ pub(crate) struct Fp8Weight {
 
 impl Fp8Weight {
     pub(crate) fn load(gpu: &Gpu, tensor: &dyn StoredTensor, layout: &ScaledFp8) -> Result<Self> {
+        // Once, before anything is timed.
+        gpu.fp8()?;
         let mut weight = shape(layout);
         let (rows, pitch) = (weight.padded_rows(), weight.pitch());
         let codes = if (rows, pitch) == (layout.rows, layout.cols) {

@@ -164,8 +164,13 @@ fn refused(call: &'static str) -> impl Fn(CublasError) -> Error {
 }
 
 impl Plan {
-    /// `None` where the library has no algorithm.
-    fn new(library: &Library, key: Key, choice: Choice) -> std::result::Result<Option<Self>, CublasError> {
+    /// `None` where the library has no algorithm. `scales` stand for all that will be used.
+    fn new(
+        library: &Library,
+        key: Key,
+        choice: Choice,
+        scales: CUdeviceptr,
+    ) -> std::result::Result<Option<Self>, CublasError> {
         let out = match key.out {
             Element::F32 => cudaDataType::CUDA_R_32F,
             Element::F16 => cudaDataType::CUDA_R_16F,
@@ -191,6 +196,9 @@ impl Plan {
                     return Ok(None);
                 }
             }
+            // Algorithms are proposed for scales that are there.
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &scales)?;
+            description.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &scales)?;
         }
         let plan = Self {
             description,
@@ -225,7 +233,8 @@ impl Plan {
                 &raw mut count,
             )
         };
-        if answer == sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED {
+        // Not every GPU and shape has scales; products without have an algorithm wherever e4m3 is multiplied.
+        if key.scaled && answer != sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS {
             return Ok(None);
         }
         answer.result()?;
@@ -282,16 +291,21 @@ impl Product {
         if !self.hopper || biased || weight.rows != weight.padded_rows() {
             return Ok(false);
         }
-        self.with_plan(key(weight, tokens, out, true), |plan| Ok(plan.is_some()))
+        self.with_plan(key(weight, tokens, out, true), weight, |plan| Ok(plan.is_some()))
     }
 
-    fn with_plan<T>(&self, key: Key, use_it: impl FnOnce(Option<&Plan>) -> Result<T>) -> Result<T> {
+    fn with_plan<T>(
+        &self,
+        key: Key,
+        weight: &Fp8,
+        use_it: impl FnOnce(Option<&Plan>) -> Result<T>,
+    ) -> Result<T> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if !plans.contains_key(&key) {
             if plans.len() >= MOST_PLANS {
                 plans.clear();
             }
-            let plan = Plan::new(&self.library, key, self.choice)
+            let plan = Plan::new(&self.library, key, self.choice, weight.scales)
                 .map_err(refused("cublasLtMatmulAlgoGetHeuristic"))?;
             plans.insert(key, plan);
         }
@@ -371,7 +385,7 @@ impl Product {
         stream: CUstream,
     ) -> Result<()> {
         let (one, zero) = (1.0_f32, 0.0_f32);
-        self.with_plan(key, |plan| {
+        self.with_plan(key, weight, |plan| {
             let plan = plan.ok_or_else(|| {
                 Error::Unsupported(format!(
                     "cuBLASLt has no product in e4m3 of {} tokens with {} x {} codes",
