@@ -298,7 +298,8 @@ impl Gpu {
         Ok(y)
     }
 
-    fn fp8(&self) -> Result<&(fp8_quantize::Quantize, Product)> {
+    /// The kernels of products in e4m3, loaded once.
+    pub(crate) fn fp8(&self) -> Result<&(fp8_quantize::Quantize, Product)> {
         if let Some(kernels) = self.fp8.get() {
             return Ok(kernels);
         }

@@ -1,7 +1,7 @@
 //! Random values, tolerances, weights in memory, and the devices that tests run on.
 
 use qbench_sdk::{
-    AlignedBuffer, CallContext, DType, Error, Layout, Matrix, MatrixMut, Result, StoredTensor,
+    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, Matrix, MatrixMut, Result, StoredTensor,
     layout::{self, Dense},
     narrow, widen,
 };
@@ -155,6 +155,8 @@ pub(crate) struct MemoryTensor {
     pub(crate) buffers: Vec<AlignedBuffer>,
     /// What a custom layout stands for.
     pub(crate) floats: Vec<f32>,
+    /// What its scheme brings.
+    pub(crate) kernel: Option<CudaKernel>,
 }
 
 impl MemoryTensor {
@@ -163,6 +165,7 @@ impl MemoryTensor {
             layout,
             buffers,
             floats: Vec::new(),
+            kernel: None,
         }
     }
 
@@ -222,6 +225,7 @@ impl MemoryTensor {
                 .map(|buffer| AlignedBuffer::from_bytes(buffer))
                 .collect(),
             floats: self.floats.clone(),
+            kernel: self.kernel.clone(),
         })
     }
 }
@@ -246,5 +250,9 @@ impl StoredTensor for MemoryTensor {
 
     fn matmul(&self, _: Matrix<'_>, _: &mut MatrixMut<'_>, _: CallContext) -> Result<()> {
         Err(Error::Unsupported("no product".to_owned()))
+    }
+
+    fn cuda_kernel(&self) -> Result<Option<CudaKernel>> {
+        Ok(self.kernel.clone())
     }
 }

@@ -174,7 +174,12 @@ impl Linear {
             )?),
             Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(Held::new(stored, &layout, device)?)?),
             Layout::ScaledFp8(fp8) => {
-                let pack = if multiplies_fp8(own) { FP8_PACK } else { 1 };
+                let gpu = context.gpu.as_ref().filter(|_| multiplies_fp8(own));
+                // Before anything is timed.
+                let pack = match gpu.map(gpu::Gpu::fp8).transpose()? {
+                    Some(_) => FP8_PACK,
+                    None => 1,
+                };
                 let weight = Fp8Weight::new(fp8, Held::new(stored, &layout, device)?, pack)?;
                 bytes = weight.bytes();
                 Weight::Fp8(weight)

@@ -1,15 +1,17 @@
 //! Every layout against the sdk's reference and against what bitsandbytes computed.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 
 use qbench_sdk::{
-    AlignedBuffer, DType, Error, Layout,
+    AlignedBuffer, CudaKernel, DType, Error, Layout,
     backend::{DequantizeWhen, Execution},
+    cuda_kernel::{KernelSource, LaunchGeometry},
     layout::{
-        BlockCodebook, Blocks, Custom, Dense, Int8Vectorwise, NibbleOrder, Scale, ScaledFp8, fp8,
+        BlockCodebook, Blocks, BufferSpec, Custom, Dense, Int8Vectorwise, NibbleOrder, Scale, ScaledFp8, fp8,
         int8::quantize_activations,
     },
 };
@@ -346,4 +348,89 @@ fn what_cannot_be_run_is_said() {
         .unwrap()
         .to_string();
     assert!(error.contains("expected 16 bytes, found 8"), "{error}");
+}
+
+/// The example of the sdk's `cuda_kernel`.
+const BYTES: &str = r#"
+extern "C" __global__ void bytes_f32(
+    float *out, unsigned long long first_row, unsigned long long rows, unsigned long long cols,
+    const signed char *codes, const float *scales)
+{
+    unsigned long long row = blockIdx.x;
+    for (unsigned long long col = threadIdx.x; col < cols; col += blockDim.x)
+        out[row * cols + col] = codes[(first_row + row) * cols + col] * scales[first_row + row];
+}
+"#;
+
+#[test]
+fn a_scheme_brings_its_own_kernel_for_a_gpu() {
+    for context in contexts() {
+        let mut random = Random(9);
+        let (rows, cols) = (30, 50);
+        let layout = Layout::Custom(Custom {
+            kind: "org.example.bytes/1".to_owned(),
+            rows,
+            cols,
+            buffers: vec![
+                BufferSpec::new("codes", rows * cols, DType::I8),
+                BufferSpec::new("scales", rows, DType::F32),
+            ],
+            ..Custom::default()
+        });
+        let mut stored = MemoryTensor::random(layout, &mut random);
+        let scales: &[f32] = bytemuck::cast_slice(&stored.buffers[1]);
+        stored.floats = stored.buffers[0]
+            .iter()
+            .enumerate()
+            .map(|(index, code)| f32::from(*code as i8) * scales[index / cols])
+            .collect();
+        stored.kernel = Some(CudaKernel {
+            name: "bytes".to_owned(),
+            source: KernelSource::CudaC(BYTES.to_owned()),
+            entries: BTreeMap::from([(DType::F32, "bytes_f32".to_owned())]),
+            geometry: LaunchGeometry {
+                threads: 256,
+                tile_rows: 1,
+                tile_cols: u32::MAX,
+                shared_bytes: 0,
+            },
+            constants: Vec::new(),
+        });
+        let loaded = Linear::load(&context, stored.boxed(), None).unwrap();
+        let compiled = context.gpu.is_some() && context.precision == DType::F32;
+        let (expected, bytes_held) = if compiled {
+            let kernel = "bytes".to_owned();
+            let execution = Execution::SchemeKernel {
+                kernel,
+                to: DType::F32,
+            };
+            (execution, rows * cols + rows * 4)
+        } else {
+            let execution = Execution::Dequantize {
+                to: context.precision,
+                when: DequantizeWhen::Load,
+            };
+            (execution, rows * cols * context.precision.size())
+        };
+        assert_eq!(
+            (loaded.execution, loaded.bytes),
+            (expected, bytes_held as u64),
+            "{}",
+            context.name()
+        );
+        assert_eq!(
+            bytes(&loaded.value.dense(&context).unwrap()),
+            stored.decoded(context.precision)
+        );
+        let x = random.values(7 * cols, context.precision);
+        let input = context.activations(&x, cols);
+        let out = loaded.value.forward(&context, &input, context.kind()).unwrap();
+        let truth = product(&x, &stored.values(context.precision), cols, None);
+        assert_close(
+            &read(&out),
+            &truth,
+            3.0 * rounding(context.precision) + 4e-6,
+            &context.name(),
+        );
+    }
 }
