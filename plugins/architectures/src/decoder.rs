@@ -349,9 +349,7 @@ impl<O: Ops> Layer<O> {
         tokens: &O::Tokens,
         cache: Option<&mut O::Cache>,
     ) -> Result<O::Tensor> {
-        let q = ops.linear(&normed, &self.q)?;
-        let k = ops.linear(&normed, &self.k)?;
-        let v = ops.linear(&normed, &self.v)?;
+        let [q, k, v] = ops.projections(&normed, [&self.q, &self.k, &self.v])?;
         drop(normed);
         let (q, k) = ops.rope(q, k, shape.head_dim, tokens)?;
         let mixed = ops.attention(q, k, v, shape, tokens, cache)?;

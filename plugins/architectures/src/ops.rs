@@ -117,6 +117,15 @@ pub trait Ops: Send {
     /// See [`embed`](Self::embed).
     fn linear(&self, x: &Self::Tensor, weight: &Self::Linear) -> Result<Self::Tensor>;
 
+    /// `x · Wᵀ + bias` for each of a layer's queries, keys and values.
+    ///
+    /// # Errors
+    /// See [`embed`](Self::embed).
+    fn projections(&self, x: &Self::Tensor, weights: [&Self::Linear; 3]) -> Result<[Self::Tensor; 3]> {
+        let [q, k, v] = weights;
+        Ok([self.linear(x, q)?, self.linear(x, k)?, self.linear(x, v)?])
+    }
+
     /// Turns the heads of queries and keys (each `head_dim` wide) by the pass's angles: halves `a`, `b` of a head become
     /// `a cos - b sin`, `b cos + a sin`.
     ///

@@ -15,6 +15,7 @@ mod linear;
 mod ops;
 mod product;
 mod step;
+mod together;
 
 use qbench_sdk::{Options, export_plugin};
 

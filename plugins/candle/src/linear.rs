@@ -45,16 +45,20 @@ pub(crate) struct Linear {
     precision: DType,
 }
 
-enum Weight {
+pub(crate) enum Weight {
     /// `[rows, cols]` of the precision.
     Dense(Buffer),
     Codebook {
         codebook: Codebook,
         buffers: Vec<Buffer>,
+        /// The values of its tables, of codes and of coded scales: weights with equal ones can share a launch.
+        tables: Vec<u8>,
     },
     Int8 {
         int8: Int8,
         buffers: Vec<Buffer>,
+        /// From which magnitude on an activation is an outlier: weights with the same can share quantised activations.
+        threshold: Vec<u8>,
     },
     Fp8(Fp8Weight),
     /// Turned into floats by the scheme's own kernel, for each product.
@@ -167,6 +171,7 @@ impl Linear {
                 Weight::Codebook {
                     codebook: codebook_at(layout, &addresses(&buffers)),
                     buffers,
+                    tables: tables(layout, tensor),
                 }
             }
             (Layout::Int8Vectorwise(layout), _) => {
@@ -175,6 +180,7 @@ impl Linear {
                 Weight::Int8 {
                     int8: int8_at(layout, [codes, scales, threshold]),
                     buffers,
+                    threshold: tensor.buffer(2).to_vec(),
                 }
             }
             _ => Weight::Dense(dequantized(gpu, tensor, precision, threads)?),
@@ -197,6 +203,18 @@ impl Linear {
             bytes: bytes as u64,
             execution,
         })
+    }
+
+    pub(crate) fn weight(&self) -> &Weight {
+        &self.weight
+    }
+
+    pub(crate) fn has_bias(&self) -> bool {
+        self.bias.is_some()
+    }
+
+    pub(crate) fn precision(&self) -> DType {
+        self.precision
     }
 
     /// Output features.
@@ -524,6 +542,14 @@ fn addresses(buffers: &[Buffer]) -> [CUdeviceptr; 6] {
         *address = buffer.address();
     }
     addresses
+}
+
+/// The values of a codebook's tables: see [`Weight::Codebook`].
+fn tables(layout: &BlockCodebook, tensor: &dyn StoredTensor) -> Vec<u8> {
+    match layout.scale {
+        Scale::F32 => tensor.buffer(1).to_vec(),
+        Scale::Coded { .. } => [tensor.buffer(1), tensor.buffer(4)].concat(),
+    }
 }
 
 /// A layout's shape with the addresses of its buffers.

@@ -22,6 +22,7 @@ use crate::{
     key_values::KeyValues,
     linear::Linear,
     step::{Input, Steps},
+    together,
 };
 
 #[cfg(test)]
@@ -61,6 +62,8 @@ pub(crate) struct Activations {
     buffer: Buffer,
     rows: usize,
     width: usize,
+    /// Whether heads are still to be turned by the pass's angles: the attention of a step does it.
+    to_turn: bool,
     /// What products made of them.
     kept: Kept,
 }
@@ -72,6 +75,7 @@ impl Activations {
             rows,
             width,
             kept: Kept::new(),
+            to_turn: false,
         }
     }
 
@@ -185,6 +189,17 @@ impl CudaOps {
 }
 
 impl CudaOps {
+    /// The products of `x` with two weights.
+    fn both(&self, x: &Activations, first: &Linear, second: &Linear) -> Result<(Activations, Activations)> {
+        match together::apart(&self.gpu, [first, second], (x.address(), x.rows))? {
+            Some([of_first, of_second]) => Ok((
+                Activations::new(of_first, x.rows, first.rows()),
+                Activations::new(of_second, x.rows, second.rows()),
+            )),
+            None => Ok((self.linear(x, first)?, self.linear(x, second)?)),
+        }
+    }
+
     /// Attention of one position a sequence, which joins the cache.
     fn step_attention(
         &self,
@@ -205,6 +220,7 @@ impl CudaOps {
             mask: tokens.padded.then_some(tokens.mask),
             mask_stride: tokens.mask_stride,
             position: input.position(),
+            angles: (q.to_turn && k.to_turn).then(|| (input.cos(), input.sin())),
             out: out.address(),
             workspace: self
                 .steps
@@ -347,6 +363,18 @@ impl Ops for CudaOps {
         Ok(Activations::new(buffer, x.rows, weight.rows()))
     }
 
+    fn projections(&self, x: &Activations, weights: [&Linear; 3]) -> Result<[Activations; 3]> {
+        let [q, k, v] = weights;
+        match together::apart(&self.gpu, weights, (x.address(), x.rows))? {
+            Some(products) => {
+                let [of_q, of_k, of_v] = products;
+                let of = |buffer, weight: &Linear| Activations::new(buffer, x.rows, weight.rows());
+                Ok([of(of_q, q), of(of_k, k), of(of_v, v)])
+            }
+            None => Ok([self.linear(x, q)?, self.linear(x, k)?, self.linear(x, v)?]),
+        }
+    }
+
     fn rope(
         &self,
         q: Activations,
@@ -354,6 +382,10 @@ impl Ops for CudaOps {
         head_dim: usize,
         tokens: &Tokens,
     ) -> Result<(Activations, Activations)> {
+        if let Held::Step(_) = &tokens.held {
+            let turned = |x: Activations| Activations { to_turn: true, ..x };
+            return Ok((turned(q), turned(k)));
+        }
         let heads = Heads {
             q: q.address(),
             q_heads: q.width / head_dim,
@@ -425,8 +457,10 @@ impl Ops for CudaOps {
     }
 
     fn gated_mlp(&self, x: &Activations, gate: &Linear, up: &Linear, down: &Linear) -> Result<Activations> {
-        let inner = self.linear(x, gate)?;
-        let other = self.linear(x, up)?;
+        if let Some(product) = together::gated(&self.gpu, (gate, up), (x.address(), x.rows))? {
+            return self.linear(&Activations::new(product, x.rows, gate.rows()), down);
+        }
+        let (inner, other) = self.both(x, gate, up)?;
         let both = (inner.address(), other.address());
         if let Some(buffer) = down.forward_gated(&self.gpu, both, inner.rows)? {
             return Ok(Activations::new(buffer, inner.rows, down.rows()));

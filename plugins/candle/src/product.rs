@@ -35,14 +35,8 @@ pub(crate) unsafe fn dense(
     if shape.fits() {
         let (few, operands) = (&gpu.kernels.dense_few, (x, weight, element));
         // SAFETY: as the caller promises; buffers and rows of whole packs are aligned.
-        return unsafe {
-            if settled {
-                few.run_overlapping(shape, operands, (out, out_element), gpu.stream())
-            } else {
-                few.run(shape, operands, (out, out_element), gpu.stream())
-            }
-        }
-        .map_err(error::kernel);
+        return unsafe { few.run(shape, operands, (out, out_element), settled, gpu.stream()) }
+            .map_err(error::kernel);
     }
     let (one, zero) = (1.0_f32, 0.0_f32);
     // cuBLAS stores matrices by columns: what is Wᵀ there is our W, and its result by columns is ours by rows.

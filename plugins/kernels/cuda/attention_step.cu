@@ -28,6 +28,9 @@ struct Step {
     const u8 *mask;
     // What the new position is called; so many stand in the cache before it.
     const int *position;
+    // [head_dim / 2]: what queries and new keys are to be turned by (rope.cu); null where they have been.
+    const float *cos;
+    const float *sin;
     void *out;
     // [batch · heads, shares, 2 + head_dim]: maximum, sum, sums of the values.
     float *found;
@@ -77,6 +80,7 @@ __device__ void attend(const Step &a) {
     typedef typename T::storage Element;
     __shared__ float maxima[WARPS], sums[WARPS], outs[WARPS][PAIRS * 64];
     __shared__ u32 before;
+    __shared__ alignas(16) Element turned[2][PAIRS * 64];
 
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int head = blockIdx.y, sequence = blockIdx.z, shares = gridDim.x;
@@ -93,6 +97,22 @@ __device__ void attend(const Step &a) {
     const u8 *mask = a.mask ? a.mask + sequence * a.mask_stride : nullptr;
 
     end_of_overlap();
+    if (a.cos) {
+        const int half = width / 2;
+        for (int col = threadIdx.x; col < width; col += WARPS * 32) {
+            const bool second = col >= half;
+            const float c = a.cos[col % half], s = second ? a.sin[col % half] : -a.sin[col % half];
+            const int other = second ? col - half : col + half;
+#pragma unroll
+            for (int which = 0; which < 2; ++which) {
+                const Element *from = reinterpret_cast<const Element *>(which ? new_k : q);
+                turned[which][col] = T::narrow(T::widen(from[col]) * c + T::widen(from[other]) * s);
+            }
+        }
+        __syncthreads();
+        q = reinterpret_cast<const Bits *>(turned[0]);
+        new_k = reinterpret_cast<const Bits *>(turned[1]);
+    }
     const int position = *a.position;
     const int first = a.window && position - a.window + 1 > 0 ? position - a.window + 1 : 0;
     const int share = ((position + 1 - first + shares - 1) / shares + WARPS * AHEAD - 1) / (WARPS * AHEAD) * (WARPS * AHEAD);

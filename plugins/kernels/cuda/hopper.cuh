@@ -78,6 +78,30 @@ static __device__ __forceinline__ void store_transposed(u32 address, u32 a, u32 
 
 // d[64 x N] += a[64 x K] . b[N x K] for a warpgroup; `scale` 0 starts anew. Named after PTX's shapes and types.
 // clang-format off
+static __device__ __forceinline__ void product_bf16(float (&d)[8], const u32 (&a)[4], u64 b, u32 scale) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+        "{%8, %9, %10, %11}, %12, p, 1, 1, 0;\n"
+        "}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(scale));
+}
+static __device__ __forceinline__ void product_f16(float (&d)[8], const u32 (&a)[4], u64 b, u32 scale) {
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "setp.ne.b32 p, %13, 0;\n"
+        "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7}, "
+        "{%8, %9, %10, %11}, %12, p, 1, 1, 0;\n"
+        "}"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(scale));
+}
 static __device__ __forceinline__ void product_bf16(float (&d)[16], const u32 (&a)[4], u64 b, u32 scale) {
     asm volatile(
         "{\n"

@@ -5,9 +5,8 @@
 
 // A block computes 128 rows of W times TOKENS rows of X: one warp copies tiles into a ring of stages, two warpgroups of
 // 64 rows each multiply. When K is through, the i32 sums become f32 values of the output's type, and the same ring
-// brings the outlier columns (their number is read from device memory) for products in floating point on top. Those are
-// a warp's own, not a warpgroup's: both leave their sums in the same registers, but only a warp's may have been turned
-// from integers to floats in place.
+// brings the outlier columns (their number is read from device memory) for products in floating point on top. Steps of outlier columns alone, whose codes are all zeros, are left out: where
+// activations are far from normal, that is most of them.
 
 static constexpr int ROWS = 128;
 static constexpr int DEPTH = 128;         // codes a stage and row; 64 elements of outlier columns are as many bytes
@@ -22,23 +21,34 @@ struct Int8 {
     const float* x_scales;
     const float* w_scales;
     const u32* outliers;  // the number of outlier columns
+    const u32* flags;     // a bit a column, set for an outlier
     u32 m, n, k;
     u32 m_tiles, n_tiles;
     u32 stages;
 };
 
-template <class T>
-static __device__ __forceinline__ void multiply(float* d, const u32 (&a)[4], u32 b0, u32 b1) {
+template <class T, int TOKENS>
+static __device__ __forceinline__ void product(float (&d)[TOKENS / 2], const u32 (&a)[4], u64 b) {
     if constexpr (T::BRAIN)
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        product_bf16(d, a, b, 1);
     else
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        product_f16(d, a, b, 1);
+}
+
+// A value of the output's type. For bf16 in one piece: ptxas takes apart what is written as a conversion and a shift, and
+// then lets no two products of the kernel overlap (C7514).
+template <class T>
+static __device__ __forceinline__ float rounded(float value) {
+    if constexpr (!T::BRAIN) return T::widen(T::narrow(value));
+    asm volatile(
+        "{\n"
+        ".reg .b16 high, low;\n"
+        "cvt.rn.bf16.f32 high, %0;\n"
+        "mov.b16 low, 0;\n"
+        "mov.b32 %0, {low, high};\n"
+        "}"
+        : "+f"(value));
+    return value;
 }
 
 // Four 8 x 8 tiles of 16-bit elements from a tile in the 128-byte swizzle: this lane's row, and its column in 16 bytes.
@@ -59,12 +69,15 @@ static __device__ __forceinline__ void many(const Int8& p) {
     u8* const ring = shared;
     float* const x_scales = reinterpret_cast<float*>(shared + p.stages * STAGE_BYTES);
     const u32 full = shared_address(x_scales + TOKENS), empty = full + 8 * p.stages;
+    // How many steps are taken, and which.
+    u32* const live_steps = reinterpret_cast<u32*>(x_scales + TOKENS) + 4 * p.stages;
+    u16* const live = reinterpret_cast<u16*>(live_steps + 1);
 
     // Tiles of X in panels of 8, so that the blocks at work share few tiles of both operands.
     u32 panel = blockIdx.x / (8 * p.n_tiles), rest = blockIdx.x % (8 * p.n_tiles);
     u32 width = min(8u, p.m_tiles - panel * 8);
     const u32 m0 = (panel * 8 + rest % width) * TOKENS, n0 = rest / width * ROWS;
-    const u32 steps = (p.k + DEPTH - 1) / DEPTH;
+    const u32 all_steps = (p.k + DEPTH - 1) / DEPTH;
     const u32 outliers = __ldcg(p.outliers);
 
     if (threadIdx.x == 0) {
@@ -77,7 +90,25 @@ static __device__ __forceinline__ void many(const Int8& p) {
         prefetch_map(&p.w);
     }
     for (u32 i = threadIdx.x; i < TOKENS; i += THREADS) x_scales[i] = m0 + i < p.m ? __ldg(p.x_scales + m0 + i) : 0;
+    if (threadIdx.x < 32) {
+        u32 count = 0;
+        for (u32 first = 0; first < all_steps; first += 32) {
+            const u32 step = first + threadIdx.x;
+            bool taken = step < all_steps;
+            // Columns beyond the last are no outliers, so what is not whole is taken.
+            if (taken && outliers >= DEPTH && (step + 1) * DEPTH <= p.k) {
+                u32 all = ~0u;
+                for (u32 i = 0; i < DEPTH / 32; i++) all &= __ldcg(p.flags + step * (DEPTH / 32) + i);
+                taken = all != ~0u;
+            }
+            const u32 which = __ballot_sync(~0u, taken);
+            if (taken) live[count + __popc(which & ((1u << threadIdx.x) - 1))] = static_cast<u16>(step);
+            count += __popc(which);
+        }
+        if (threadIdx.x == 0) *live_steps = count;
+    }
     __syncthreads();
+    const u32 steps = *live_steps;
 
     if (threadIdx.x >= 256) {
         give_registers<40>();
@@ -88,7 +119,7 @@ static __device__ __forceinline__ void many(const Int8& p) {
                 u32 to = shared_address(ring + stage * STAGE_BYTES), barrier = full + 8 * stage;
                 barrier_expect(barrier, STAGE_BYTES);
                 bool codes = step < steps;
-                u32 at = codes ? step * DEPTH : (step - steps) * 64;
+                u32 at = codes ? live[step] * DEPTH : (step - steps) * 64;
                 copy_box(to, codes ? &p.x : &p.outlier_x, barrier, at, m0);
                 copy_box(to + X_BYTES, codes ? &p.w : &p.outlier_w, barrier, at, n0);
                 if (++stage == p.stages) stage = 0, phase ^= 1;
@@ -119,7 +150,7 @@ static __device__ __forceinline__ void many(const Int8& p) {
         if (++stage == p.stages) stage = 0, phase ^= 1;
     }
     products_wait<0>();
-    if (lane == 0) barrier_arrive(empty + 8 * previous);
+    if (steps > 0 && lane == 0) barrier_arrive(empty + 8 * previous);
 
     float value[SUMS];
     {
@@ -135,22 +166,19 @@ static __device__ __forceinline__ void many(const Int8& p) {
     // The integer part is rounded to the output's type before the outliers are added.
     if (outliers)
 #pragma unroll
-        for (int i = 0; i < SUMS; i++) value[i] = T::widen(T::narrow(value[i]));
+        for (int i = 0; i < SUMS; i++) value[i] = rounded<T>(value[i]);
     for (u32 column = 0; column < outliers; column += 64) {
         barrier_wait(full + 8 * stage, phase);
-        u32 x = shared_address(ring + stage * STAGE_BYTES), w = x + X_BYTES;
-        for (u32 i = 0; i < 64 && column + i < outliers; i += 16) {
-            u32 a[4];
-            load_tiles(a, w, warp * 16 + lane % 16, i / 8 + lane / 16);
+        const u32 x = shared_address(ring + stage * STAGE_BYTES), w = x + X_BYTES;
+        u32 a[4][4];
 #pragma unroll
-            for (int j = 0; j < SUMS; j += 8) {
-                u32 b[4];
-                load_tiles(b, x, j * 2 + lane / 16 * 8 + lane % 8, i / 8 + lane / 8 % 2);
-                multiply<T>(value + j, a, b[0], b[1]);
-                multiply<T>(value + j + 4, a, b[2], b[3]);
-            }
-        }
-        __syncwarp();
+        for (int i = 0; i < 4; i++) load_tiles(a[i], w, warp * 16 + lane % 16, i * 2 + lane / 16);
+        const u64 tile = tile_descriptor(x);
+        products_fence();
+#pragma unroll
+        for (int i = 0; i < 4; i++) product<T, TOKENS>(value, a[i], tile + 2 * i);
+        products_commit();
+        products_wait<0>();
         if (lane == 0) barrier_arrive(empty + 8 * stage);
         if (++stage == p.stages) stage = 0, phase ^= 1;
     }

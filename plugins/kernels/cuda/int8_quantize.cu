@@ -1,6 +1,7 @@
 // LLM.int8()'s activations: quantised a row at a time, outlier columns found and set aside, nothing known to the host.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "packs.cuh"
 
 static constexpr int THREADS = 256;
 static constexpr int HELD = 8;  // groups of 8 elements a thread keeps in registers between its two passes over a row
@@ -18,6 +19,7 @@ struct Quantize {
     u32* list;           // [k]: the outlier columns, ascending
     const float* threshold;
     u32 m, k;
+    u32 list_later;  // whether another launch lists the outlier columns
 };
 
 // Magnitude as the bits of the value rounded to f16 (ordered as magnitudes are, NaN above infinity), and that value.
@@ -123,14 +125,13 @@ static __device__ __forceinline__ void quantize(const typename T::storage* x, co
     } else {
         for (u32 at = threadIdx.x; at < p.k; at += THREADS) codes[at] = code(rounded<T>(row[at]));
     }
+    if (threadIdx.x == 0) p.scales[blockIdx.x] = scale;
+    if (p.list_later) return;
     // The block that finishes last sees every flag.
     __shared__ bool last;
     __threadfence();
     __syncthreads();
-    if (threadIdx.x == 0) {
-        p.scales[blockIdx.x] = scale;
-        last = atomicAdd(&p.columns->finished, 1) == p.m - 1;
-    }
+    if (threadIdx.x == 0) last = atomicAdd(&p.columns->finished, 1) == p.m - 1;
     __syncthreads();
     if (last) list_columns(p);
 }
@@ -151,25 +152,54 @@ static __device__ __forceinline__ void gather(typename T::storage* out_x, typena
                                               const typename T::storage* x, const Gather& p) {
     const u32 count = p.columns->count, width = (count + 63) / 64 * 64;
     if (count == 0) return;
-    const u32 groups = width / 64, threads = gridDim.x * (blockDim.x / 64);
-    const u32 lane = threadIdx.x % 64;
-    const u64 jobs = static_cast<u64>(p.m + p.n) * groups;
-    for (u64 job = blockIdx.x * (blockDim.x / 64) + threadIdx.x / 64; job < jobs; job += threads) {
-        u32 row = static_cast<u32>(job / groups), at = static_cast<u32>(job % groups) * 64 + lane;
-        bool real = at < count;
-        u32 column = real ? p.list[at] : 0;
-        if (row < p.m) {
-            u64 from = static_cast<u64>(row) * p.k + column;
-            out_x[static_cast<u64>(row) * p.pitch + at] = real ? x[from] : T::narrow(0);
-            if (real) p.codes[from] = 0;
-        } else {
-            row -= p.m;
-            float value = real ? static_cast<float>(p.weight[static_cast<u64>(row) * p.k + column]) : 0;
-            out_w[static_cast<u64>(row) * p.pitch + at] =
-                T::narrow(real ? __fmul_rn(__fmul_rn(value, p.weight_scales[row]), 1.0f / 127.0f) : 0);
+    // 16 threads take a row, and each of them four places in the list at a time, whose columns are neighbours where there
+    // are many outliers.
+    typedef Pack<typename T::storage, 4> Four;
+    const u32 teams = gridDim.x * (blockDim.x / 16), team = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16;
+    for (u32 row = team; row < p.m + p.n; row += teams) {
+        const bool of_x = row < p.m;
+        const u32 index = of_x ? row : row - p.m;
+        const u64 start = static_cast<u64>(index) * p.k;
+        typename T::storage* to = (of_x ? out_x : out_w) + static_cast<u64>(index) * p.pitch;
+        const float scale = of_x ? 0 : p.weight_scales[index];
+        for (u32 at = threadIdx.x % 16 * 4; at < width; at += 64) {
+            // The list is as long as there are columns, which need not be a multiple of 4.
+            u32 column[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) column[i] = at + i < count ? p.list[at + i] : 0;
+            const bool neighbours =
+                at + 4 <= count && column[3] - column[0] == 3 && column[0] % 4 == 0 && p.k % 4 == 0;
+            Four out;
+            if (of_x) {
+                if (neighbours) {
+                    out = *reinterpret_cast<const Four*>(x + start + column[0]);
+                    *reinterpret_cast<u32*>(p.codes + start + column[0]) = 0;
+                } else {
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        const bool real = at + i < count;
+                        out.values[i] = real ? x[start + column[i]] : T::narrow(0);
+                        if (real) p.codes[start + column[i]] = 0;
+                    }
+                }
+            } else {
+                const signed char* from = p.weight + start;
+                char4 codes = {0, 0, 0, 0};
+                if (neighbours) codes = *reinterpret_cast<const char4*>(from + column[0]);
+                const signed char four[4] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const bool real = at + i < count;
+                    const float value = static_cast<float>(neighbours ? four[i] : real ? from[column[i]] : 0);
+                    out.values[i] = T::narrow(real ? __fmul_rn(__fmul_rn(value, scale), 1.0f / 127.0f) : 0);
+                }
+            }
+            *reinterpret_cast<Four*>(to + at) = out;
         }
     }
 }
+
+extern "C" __global__ void __launch_bounds__(THREADS) int8_list(const Quantize p) { list_columns(p); }
 
 #define KERNELS(name, type)                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                         \

@@ -37,6 +37,9 @@ pub struct Step {
     pub mask_stride: usize,
     /// An i32: how many positions stand in the cache, which is where the new one goes. Below `capacity`.
     pub position: CUdeviceptr,
+    /// Cosines and sines, `[head_dim / 2]` f32 values each, by which queries and new keys are turned first, as
+    /// [`Rope`](crate::rope::Rope) does; none when they have been.
+    pub angles: Option<(CUdeviceptr, CUdeviceptr)>,
     /// `[batch, heads · head_dim]`.
     pub out: CUdeviceptr,
     /// Scratch of [`AttentionStep::workspace`] bytes; its first `batch · heads` u32 values are 0, and are so again
@@ -68,6 +71,8 @@ struct Argument {
     v: CUdeviceptr,
     mask: CUdeviceptr,
     position: CUdeviceptr,
+    cos: CUdeviceptr,
+    sin: CUdeviceptr,
     out: CUdeviceptr,
     found: CUdeviceptr,
     finished: CUdeviceptr,
@@ -146,6 +151,7 @@ impl AttentionStep {
                 step.head_dim
             )));
         }
+        let (cos, sin) = step.angles.unwrap_or((0, 0));
         let argument = Argument {
             q: step.q,
             new_k: step.new_k,
@@ -154,6 +160,8 @@ impl AttentionStep {
             v: step.v,
             mask: step.mask.unwrap_or(0),
             position: step.position,
+            cos,
+            sin,
             out: step.out,
             found: step.workspace + finished_bytes(step.batch * step.heads) as u64,
             finished: step.workspace,

@@ -11,13 +11,13 @@ use cudarc::driver::sys::{
 };
 
 use crate::{
-    CUdeviceptr, CUstream, Codebook, Element, Function, Module, Result, Scales,
+    CUdeviceptr, CUstream, Codebook, Element, Error, Function, Module, Result, Scales,
     codebook::ScalesArgument,
     codebook_few_any::FewAny,
     driver::{arguments, device_attribute, fatbin, multiprocessors},
     tensor_map::Tiles,
 };
-use plan::{BLOCK, Limits, Plan, STEP, Sizes};
+use plan::{BLOCK, Limits, Plan, STEP, Sizes, TILE};
 
 /// The most rows of activations.
 pub const MOST_TOKENS: usize = 16;
@@ -25,26 +25,69 @@ pub const MOST_TOKENS: usize = 16;
 /// What the driver keeps of a block's shared memory.
 const RESERVED_BYTES: usize = 1024;
 
+/// Weights that one launch can multiply with.
+pub const MOST_WEIGHTS: usize = 3;
+
+/// `struct Part` of `cuda/codebook_few.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Part {
+    codes: CUtensorMap,
+    scales: ScalesArgument,
+    y: CUdeviceptr,
+    rows: u32,
+    first_tile: u32,
+}
+
 /// `struct Few` of `cuda/codebook_few.cu`.
 #[repr(C)]
 struct Arguments {
-    codes: CUtensorMap,
-    y: CUdeviceptr,
+    parts: [Part; MOST_WEIGHTS],
     x: CUdeviceptr,
     table: CUdeviceptr,
-    scales: ScalesArgument,
     tokens: u32,
-    rows: u32,
     cols: u32,
+    tiles: u32,
     second_shift: u32,
     low_first: u32,
     pass_steps: u32,
-    stages: u32,
-    x_apart: u32,
+    gated: u32,
+    split: u32,
 }
 
-/// The kernels of one element type: for up to 8 tokens and for more, scales plain and coded.
-type Functions = [[Function; 2]; 2];
+/// Weights that are multiplied with the same activations: of as many columns, with tables of the same values.
+#[derive(Clone, Copy, Debug)]
+pub enum Together<'a> {
+    /// A result for each of up to three weights.
+    Apart(&'a [(&'a Codebook, CUdeviceptr)]),
+    /// One result: `silu(gate(x)) · up(x)`, both products rounded first.
+    Gated {
+        /// The weight whose product goes through silu.
+        gate: &'a Codebook,
+        /// The other one, of as many rows.
+        up: &'a Codebook,
+        /// Where the result goes.
+        y: CUdeviceptr,
+    },
+}
+
+impl<'a> Together<'a> {
+    /// Each weight with its result.
+    fn parts(self) -> Vec<(&'a Codebook, CUdeviceptr)> {
+        match self {
+            Self::Apart(parts) => parts.to_vec(),
+            Self::Gated { gate, up, y } => vec![(gate, y), (up, y)],
+        }
+    }
+
+    fn is_gated(self) -> bool {
+        matches!(self, Self::Gated { .. })
+    }
+}
+
+/// The kernels of one element type: for up to 8 tokens with the activations in between the table and apart from it, and
+/// for more tokens; scales plain and coded.
+type Functions = [[Function; 2]; 3];
 
 /// The kernels for blocks of 64, for Hopper.
 #[derive(Debug)]
@@ -64,16 +107,26 @@ impl Hopper {
         let module = Module::load(fatbin!("codebook_few"))?;
         let most_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         let all_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?;
-        let kernel = |element: Element, halves, stored| -> Result<Function> {
-            let function = module.function(&format!("codebook_few_{}_h{halves}_{stored}", element.name()))?;
+        let kernel = |element: Element, shape, stored| -> Result<Function> {
+            let function = module.function(&format!("codebook_few_{}_{shape}_{stored}", element.name()))?;
             function.allow_shared_memory(most_shared)?;
             function.prefer_shared_memory()?;
             Ok(function)
         };
         let kernels = |element| -> Result<Functions> {
             Ok([
-                [kernel(element, 1, "PLAIN")?, kernel(element, 1, "CODED")?],
-                [kernel(element, 2, "PLAIN")?, kernel(element, 2, "CODED")?],
+                [
+                    kernel(element, "between", "PLAIN")?,
+                    kernel(element, "between", "CODED")?,
+                ],
+                [
+                    kernel(element, "apart", "PLAIN")?,
+                    kernel(element, "apart", "CODED")?,
+                ],
+                [
+                    kernel(element, "more", "PLAIN")?,
+                    kernel(element, "more", "CODED")?,
+                ],
             ])
         };
         Ok(Some(Self {
@@ -88,72 +141,108 @@ impl Hopper {
         }))
     }
 
-    /// How to multiply `tokens` rows of activations with `weight`; `None` where these kernels cannot.
-    fn plan(&self, weight: &Codebook, tokens: usize) -> Option<Plan> {
-        let second_suits = match weight.scales {
-            Scales::Plain(_) => true,
-            Scales::Coded { block, .. } => block.is_power_of_two() && block.is_multiple_of(STEP / BLOCK),
+    /// How to multiply `tokens` rows of activations with these weights; `None` where these kernels cannot.
+    fn plan(&self, weights: &[&Codebook], gated: bool, tokens: usize) -> Option<Plan> {
+        let first = *weights.first()?;
+        let suits = |weight: &&Codebook| {
+            let second = second_block(weight);
+            weight.unit().is_some()
+                && weight.block == BLOCK
+                && weight.cols.is_multiple_of(STEP)
+                && second.is_none_or(|block| block.is_power_of_two() && block.is_multiple_of(STEP / BLOCK))
+                && (weight.cols, weight.low_first, second)
+                    == (first.cols, first.low_first, second_block(first))
         };
-        let suits = weight.unit().is_some()
-            && weight.block == BLOCK
-            && weight.cols.is_multiple_of(STEP)
+        let suits = weights.len() <= MOST_WEIGHTS
             && (1..=MOST_TOKENS).contains(&tokens)
-            && second_suits;
+            && weights.iter().all(suits)
+            && (!gated || weights.len() == 2 && weights[1].rows == first.rows);
         let sizes = Sizes {
-            rows: weight.rows,
-            cols: weight.cols,
+            tiles: weights.iter().map(|weight| weight.rows.div_ceil(TILE)).sum(),
+            cols: first.cols,
             tokens,
-            coded: matches!(weight.scales, Scales::Coded { .. }),
+            coded: second_block(first).is_some(),
         };
         suits.then(|| Plan::best(sizes, self.limits)).flatten()
     }
 
-    /// As [`Few::run`], by a plan for these operands.
+    /// As [`Few::run_together`], by a plan for these operands.
     unsafe fn run(
         &self,
         plan: Plan,
         functions: &Functions,
-        weight: &Codebook,
-        (x, tokens, y): (CUdeviceptr, usize, CUdeviceptr),
+        together: Together<'_>,
+        (x, tokens): (CUdeviceptr, usize),
         stream: CUstream,
     ) -> Result<()> {
-        let (coded, second_shift) = match weight.scales {
-            Scales::Plain(_) => (0, 0),
-            Scales::Coded { block, .. } => (1, block.trailing_zeros()),
-        };
-        let codes = Tiles {
-            address: weight.codes,
-            element: 1,
-            rows: weight.rows,
-            cols: weight.cols / 2,
-            pitch: weight.cols / 2,
-            box_rows: 16,
-            box_cols: STEP / 2,
-            swizzled: true,
-        };
-        let arguments = Arguments {
-            codes: codes.map()?,
-            y,
-            x,
-            table: weight.table,
-            scales: weight.scales.argument(),
-            tokens: tokens as u32,
-            rows: weight.rows as u32,
-            cols: weight.cols as u32,
-            second_shift,
-            low_first: u32::from(weight.low_first),
-            pass_steps: plan.pass_steps as u32,
-            stages: plan.stages as u32,
-            x_apart: u32::from(plan.x_apart),
-        };
-        let blocks = weight.rows.div_ceil(16).min(self.limits.multiprocessors);
-        let (grid, threads) = ([blocks as u32, 1, 1], 32 * plan.warps as u32);
-        let function = functions[usize::from(tokens > 8)][coded];
-        // SAFETY: the one argument is the kernel's; memory is as the caller promises. Before its wait, the kernel reads
-        // nothing but the weight.
-        unsafe {
-            function.launch_overlapping(grid, threads, plan.shared as u32, stream, arguments![&arguments])
+        let weights = together.parts();
+        let first = weights[0].0;
+        let mut tiles = 0;
+        let mut parts = Vec::with_capacity(MOST_WEIGHTS);
+        for &(weight, y) in &weights {
+            let codes = Tiles {
+                address: weight.codes,
+                element: 1,
+                rows: weight.rows,
+                cols: weight.cols / 2,
+                pitch: weight.cols / 2,
+                box_rows: TILE,
+                box_cols: STEP / 2,
+                swizzled: true,
+            };
+            parts.push(Part {
+                codes: codes.map()?,
+                scales: weight.scales.argument(),
+                y,
+                rows: weight.rows as u32,
+                first_tile: tiles,
+            });
+            tiles += weight.rows.div_ceil(TILE) as u32;
         }
+        let nowhere = Part {
+            first_tile: u32::MAX,
+            ..parts[0]
+        };
+        let mut part = parts.iter().copied();
+        let arguments = Arguments {
+            parts: [(); MOST_WEIGHTS].map(|()| part.next().unwrap_or(nowhere)),
+            x,
+            table: first.table,
+            tokens: tokens as u32,
+            cols: first.cols as u32,
+            tiles,
+            second_shift: second_block(first).map_or(0, usize::trailing_zeros),
+            low_first: u32::from(first.low_first),
+            pass_steps: plan.pass_steps as u32,
+            gated: u32::from(together.is_gated()),
+            split: plan.split as u32,
+        };
+        let shares = tiles as usize / if together.is_gated() { 2 } else { 1 };
+        let units = shares.min((self.limits.multiprocessors / plan.split).max(1));
+        let grid = [(units * plan.split) as u32, 1, 1];
+        let (threads, shared, cluster) = (32 * plan.warps as u32, plan.shared as u32, plan.split as u32);
+        let function = functions[if tokens > 8 { 2 } else { usize::from(plan.x_apart) }]
+            [usize::from(second_block(first).is_some())];
+        // SAFETY: the one argument is the kernel's; memory is as the caller promises. Before its wait, the kernel reads
+        // nothing but the weights.
+        unsafe {
+            function.launch_overlapping_in_clusters(
+                cluster,
+                grid,
+                threads,
+                shared,
+                stream,
+                arguments![&arguments],
+            )
+        }
+    }
+}
+
+/// Scales a block of the second level, of coded scales.
+fn second_block(weight: &Codebook) -> Option<usize> {
+    match weight.scales {
+        Scales::Plain(_) => None,
+        Scales::Coded { block, .. } => Some(block),
     }
 }
 
@@ -178,13 +267,20 @@ impl Few {
 
     /// Whether [`run`](Self::run) can multiply `tokens` rows of activations of this type with `weight` on this GPU.
     pub fn fits(&self, weight: &Codebook, tokens: usize, element: Element) -> bool {
-        self.on_hopper(weight, tokens, element).is_some() || self.any.fits(weight, tokens, element)
+        self.on_hopper(&[weight], false, tokens, element).is_some() || self.any.fits(weight, tokens, element)
+    }
+
+    /// Whether [`run_together`](Self::run_together) can multiply `tokens` rows of activations of this type with all these
+    /// weights, `gated` or apart, on this GPU.
+    pub fn fits_together(&self, weights: &[&Codebook], gated: bool, tokens: usize, element: Element) -> bool {
+        self.on_hopper(weights, gated, tokens, element).is_some()
     }
 
     /// The kernels for Hopper and how they do it, where they can.
     fn on_hopper(
         &self,
-        weight: &Codebook,
+        weights: &[&Codebook],
+        gated: bool,
         tokens: usize,
         element: Element,
     ) -> Option<(&Hopper, &Functions, Plan)> {
@@ -194,7 +290,7 @@ impl Few {
             Element::F16 => &hopper.f16,
             Element::F32 => return None,
         };
-        Some((hopper, functions, hopper.plan(weight, tokens)?))
+        Some((hopper, functions, hopper.plan(weights, gated, tokens)?))
     }
 
     /// `y = x · weightᵀ`: `x` `[tokens, cols]`, `y` `[tokens, rows]`, both of type `element`, aligned to 16 bytes.
@@ -207,7 +303,7 @@ impl Few {
     /// `stream` does not write the weight: it is read while that may still run.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) where [`fits`](Self::fits) says no; [`Error::Driver`](crate::Error::Driver).
+    /// [`Error::Unsupported`] where [`fits`](Self::fits) says no; [`Error::Driver`].
     pub unsafe fn run(
         &self,
         weight: &Codebook,
@@ -219,12 +315,37 @@ impl Few {
     ) -> Result<()> {
         // SAFETY: as the caller promises.
         unsafe {
-            match self.on_hopper(weight, tokens, element) {
+            match self.on_hopper(&[weight], false, tokens, element) {
                 Some((hopper, functions, plan)) => {
-                    hopper.run(plan, functions, weight, (x, tokens, y), stream)
+                    let alone = [(weight, y)];
+                    hopper.run(plan, functions, Together::Apart(&alone), (x, tokens), stream)
                 }
                 None => self.any.run(weight, x, tokens, y, element, stream),
             }
         }
+    }
+
+    /// As [`run`](Self::run) for each weight, in one launch.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run), and the weights' tables hold the same values, those of coded scales too.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where [`fits_together`](Self::fits_together) says no; [`Error::Driver`].
+    pub unsafe fn run_together(
+        &self,
+        together: Together<'_>,
+        (x, tokens): (CUdeviceptr, usize),
+        element: Element,
+        stream: CUstream,
+    ) -> Result<()> {
+        let weights: Vec<&Codebook> = together.parts().into_iter().map(|(weight, _)| weight).collect();
+        let (hopper, functions, plan) = self
+            .on_hopper(&weights, together.is_gated(), tokens, element)
+            .ok_or_else(|| {
+                Error::Unsupported(format!("codebook_few: {tokens} tokens, {weights:?} at once"))
+            })?;
+        // SAFETY: as the caller promises.
+        unsafe { hopper.run(plan, functions, together, (x, tokens), stream) }
     }
 }

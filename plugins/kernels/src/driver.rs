@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{CStr, CString, c_void},
-    ptr, slice,
+    ptr,
 };
 
 use cudarc::driver::sys::{
@@ -234,28 +234,56 @@ impl Function {
         stream: CUstream,
         arguments: &mut [*mut c_void],
     ) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.launch_overlapping_in_clusters(1, grid, block, shared, stream, arguments) }
+    }
+
+    /// As [`launch_overlapping`](Self::launch_overlapping), where every `cluster` blocks in x are on neighbouring
+    /// multiprocessors and see each other's shared memory. Only GPUs on which kernels overlap have clusters.
+    ///
+    /// # Safety
+    /// As for [`launch_overlapping`](Self::launch_overlapping).
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub(crate) unsafe fn launch_overlapping_in_clusters(
+        self,
+        cluster: u32,
+        grid: [u32; 3],
+        block: u32,
+        shared: u32,
+        stream: CUstream,
+        arguments: &mut [*mut c_void],
+    ) -> Result<()> {
         if !self.overlaps {
             // SAFETY: as the caller promises.
             return unsafe { self.launch(grid, block, shared, stream, arguments) };
         }
-        let mut early = sys::CUlaunchAttribute {
-            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        let attribute = |id, value| sys::CUlaunchAttribute {
+            id,
             pad: [0; 4],
-            value: sys::CUlaunchAttributeValue {
+            value,
+        };
+        let early = attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            sys::CUlaunchAttributeValue {
                 programmaticStreamSerializationAllowed: 1,
             },
-        };
+        );
+        let near = attribute(
+            sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+            sys::CUlaunchAttributeValue {
+                clusterDim: sys::CUlaunchAttributeValue_union__bindgen_ty_1 {
+                    x: cluster,
+                    y: 1,
+                    z: 1,
+                },
+            },
+        );
+        let mut attributes = [early, near];
+        let used = if cluster > 1 { 2 } else { 1 };
         // SAFETY: as the caller promises.
-        unsafe {
-            self.launch_with(
-                slice::from_mut(&mut early),
-                grid,
-                block,
-                shared,
-                stream,
-                arguments,
-            )
-        }
+        unsafe { self.launch_with(&mut attributes[..used], grid, block, shared, stream, arguments) }
     }
 
     unsafe fn launch_with(

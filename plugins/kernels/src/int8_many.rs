@@ -30,6 +30,7 @@ struct Arguments {
     x_scales: CUdeviceptr,
     w_scales: CUdeviceptr,
     outliers: CUdeviceptr,
+    flags: CUdeviceptr,
     tokens: u32,
     rows: u32,
     cols: u32,
@@ -112,7 +113,9 @@ impl Many {
             .unwrap_or(TOKENS.len() - 1);
         let tile = TOKENS[instance];
         let stage = (tile + ROWS) * DEPTH;
-        let stages = ((SHARED - tile * 4 - 16 * MOST_STAGES) / stage).min(MOST_STAGES);
+        // A number, and one for each step.
+        let taken = 4 + 2 * weight.cols.div_ceil(DEPTH);
+        let stages = ((SHARED - tile * 4 - 16 * MOST_STAGES - taken) / stage).min(MOST_STAGES);
         let codes = |address, rows, box_rows| Tiles {
             address,
             element: 1,
@@ -143,6 +146,7 @@ impl Many {
             x_scales: x.scales,
             w_scales: weight.scales,
             outliers: x.count(),
+            flags: x.flags(),
             tokens: tokens as u32,
             rows: weight.rows as u32,
             cols: weight.cols as u32,
@@ -150,7 +154,7 @@ impl Many {
             row_tiles: row_tiles as u32,
             stages: stages as u32,
         };
-        let shared = stages * stage + tile * 4 + 16 * stages;
+        let shared = stages * stage + tile * 4 + 16 * stages + taken;
         // SAFETY: the one argument is the kernel's; memory is as the caller promises.
         unsafe {
             functions[instance].launch(

@@ -8,6 +8,10 @@ use crate::{
     error::check,
 };
 
+/// Rows from which a launch of its own lists the outlier columns. To find out which block is the last costs each block as
+/// much time as its row.
+const MANY_TOKENS: usize = 2048;
+
 /// Where a call keeps its quantised activations: addresses within memory that the caller lends.
 #[derive(Clone, Copy, Debug)]
 pub struct Activations {
@@ -58,6 +62,11 @@ impl Activations {
     pub fn count(&self) -> CUdeviceptr {
         self.columns + 4
     }
+
+    /// A bit a column, set for an outlier: u32 words, `cols` bits rounded up.
+    pub(crate) fn flags(&self) -> CUdeviceptr {
+        self.columns + 8
+    }
 }
 
 #[repr(C)]
@@ -70,6 +79,7 @@ struct QuantizeArguments {
     threshold: CUdeviceptr,
     tokens: u32,
     cols: u32,
+    list_later: u32,
 }
 
 #[repr(C)]
@@ -90,6 +100,7 @@ struct GatherArguments {
 pub struct Quantize {
     rows: [Function; 3],
     gather: [Function; 3],
+    list: Function,
     blocks: usize,
     _module: Module,
 }
@@ -112,6 +123,7 @@ impl Quantize {
         Ok(Self {
             rows: kernels("quantize")?,
             gather: kernels("gather")?,
+            list: module.function("int8_list")?,
             blocks: multiprocessors()? as usize * 8,
             _module: module,
         })
@@ -134,29 +146,19 @@ impl Quantize {
         to: &Activations,
         stream: CUstream,
     ) -> Result<()> {
+        let list_later = tokens >= MANY_TOKENS;
         let quantize = QuantizeArguments {
             codes: to.codes,
             scales: to.scales,
             columns: to.columns,
-            flags: to.columns + 8,
+            flags: to.flags(),
             list: to.list,
             threshold: weight.threshold,
             tokens: tokens as u32,
             cols: weight.cols as u32,
-        };
-        let gather = GatherArguments {
-            codes: to.codes,
-            columns: to.columns,
-            list: to.list,
-            weight: weight.codes,
-            weight_scales: weight.scales,
-            tokens: tokens as u32,
-            rows: weight.rows as u32,
-            cols: weight.cols as u32,
-            pitch: to.pitch as u32,
+            list_later: u32::from(list_later),
         };
         let zeros = 2 + weight.cols.div_ceil(32);
-        let blocks = (tokens + weight.rows).div_ceil(4).min(self.blocks);
         // SAFETY: types and order are those of the kernels; memory is as the caller promises.
         unsafe {
             check(sys::cuMemsetD32Async(to.columns, 0, zeros, stream), || {
@@ -169,6 +171,46 @@ impl Quantize {
                 stream,
                 arguments![&x, &quantize],
             )?;
+            if list_later {
+                self.list
+                    .launch([1, 1, 1], 256, 0, stream, arguments![&quantize])?;
+            }
+            self.gather(weight, x, tokens, element, to, stream)
+        }
+    }
+
+    /// Makes what [`run`](Self::run) has quantised for one weight ready for another of as many columns and the same
+    /// threshold: its outlier columns replace the other's.
+    ///
+    /// # Safety
+    /// As for [`run`](Self::run); `to` has room for the outlier columns of `weight`, and was filled from the same `x`
+    /// earlier on the stream.
+    ///
+    /// # Errors
+    /// [`Error::Driver`](crate::Error::Driver).
+    pub unsafe fn gather(
+        &self,
+        weight: &Int8,
+        x: CUdeviceptr,
+        tokens: usize,
+        element: Element,
+        to: &Activations,
+        stream: CUstream,
+    ) -> Result<()> {
+        let gather = GatherArguments {
+            codes: to.codes,
+            columns: to.columns,
+            list: to.list,
+            weight: weight.codes,
+            weight_scales: weight.scales,
+            tokens: tokens as u32,
+            rows: weight.rows as u32,
+            cols: weight.cols as u32,
+            pitch: to.pitch as u32,
+        };
+        let blocks = (tokens + weight.rows).div_ceil(16).min(self.blocks);
+        // SAFETY: types and order are those of the kernel; memory is as the caller promises.
+        unsafe {
             self.gather[element as usize].launch(
                 [blocks as u32, 1, 1],
                 256,

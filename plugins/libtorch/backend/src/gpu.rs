@@ -141,6 +141,7 @@ impl Gpu {
                 shape,
                 (address(x)?, address(weight)?, self.element),
                 (address(&y)?, self.element_of(out)),
+                false,
                 self.stream,
             )
         }
