@@ -25,9 +25,11 @@ const LOGITS: f64 = 1e-5;
 const LOGITS_INT8: f64 = 5e-3;
 /// Log-sum-exp, the next token's logit and the two largest, absolute.
 const SCALARS: f64 = 1e-4;
-/// For int8 the 1.8e-5 by which a constant of bitsandbytes' CPU code is off (docs/numerics.md) moves single logits by up to
-/// 0.081, where codes of a later layer round to the other side; with its constant all of these are within 0.01.
-const SCALARS_INT8: f64 = 0.1;
+/// The same for int8, with the constant of bitsandbytes' CPU code.
+const SCALARS_INT8: f64 = 5e-2;
+/// And with the right one. Its is off by 1.8e-5 (docs/numerics.md), which moves single logits by up to 0.081, where codes of
+/// a later layer round to the other side.
+const SCALARS_RIGHT_INT8: f64 = 0.1;
 /// KL, share of the same top-1 token and perplexity, relative. One token of the 444 that has another top-1 is 2e-3.
 const STATISTICS: f64 = 1e-3;
 /// The same for int8, where one rounding of an activation more or less moves the mean KL by some tenths of a per cent and
@@ -53,12 +55,18 @@ fn backends() -> Vec<Backend> {
     backends
 }
 
-fn model((id, file): &Backend, mode: &str) -> Box<dyn Model> {
+fn model(backend: &Backend, mode: &str) -> Box<dyn Model> {
+    model_with(backend, mode, "")
+}
+
+/// A model of a backend with options.
+fn model_with((id, file): &Backend, mode: &str, options: &str) -> Box<dyn Model> {
+    let options = Options::parse(options).unwrap();
     let scheme = load(&plugin("libqbench_modes.so"))
         .unwrap()
         .open_scheme(mode, &Options::none())
         .unwrap();
-    let backend = load(file).unwrap().open_backend(id, &Options::none()).unwrap();
+    let backend = load(file).unwrap().open_backend(id, &options).unwrap();
     let checkpoint = Arc::new(Checkpoint::open(fixture("config.json").parent().unwrap()).unwrap());
     let weights = StoredWeights::new(
         checkpoint.clone(),
@@ -203,12 +211,11 @@ fn forward(model: &mut dyn Model, ids: &[u32], mask: &[u8], batch: usize) -> Vec
 
 /// Logits of the stored, right-padded batch in one call.
 fn whole_batch(backend: &Backend, mode: &str, expected: &Expected) -> Vec<f32> {
-    forward(
-        model(backend, mode).as_mut(),
-        &expected.ids(),
-        &expected.mask(),
-        4,
-    )
+    of_batch(model(backend, mode).as_mut(), expected)
+}
+
+fn of_batch(model: &mut dyn Model, expected: &Expected) -> Vec<f32> {
+    forward(model, &expected.ids(), &expected.mask(), 4)
 }
 
 /// The same batch, one unpadded sequence a call; rows of padding stay zero.
@@ -380,12 +387,24 @@ fn int8_is_bitsandbytes_for_a_batch_and_for_each_sequence() {
     backends().iter().for_each(int8);
 }
 
+/// The libtorch backend has the library's constant on request.
+#[test]
+fn int8_with_the_constant_of_bitsandbytes_is_bitsandbytes_at_every_token() {
+    let expected = Expected::read();
+    for backend in backends().iter().filter(|(id, _)| *id == "libtorch") {
+        let mut model = model_with(backend, "8bit", "kernels=bitsandbytes-cpu");
+        let batch = of_batch(model.as_mut(), &expected);
+        check_logits("8bit.f32", &batch, &expected, LOGITS_INT8);
+        check_every_token("8bit.f32", &batch, &expected, SCALARS_INT8);
+    }
+}
+
 fn int8(backend: &Backend) {
     let expected = Expected::read();
     let reference = whole_batch(backend, "standard", &expected);
     let batch = whole_batch(backend, "8bit", &expected);
     check_logits("8bit.f32", &batch, &expected, LOGITS_INT8);
-    check_every_token("8bit.f32", &batch, &expected, SCALARS_INT8);
+    check_every_token("8bit.f32", &batch, &expected, SCALARS_RIGHT_INT8);
     let found = statistics(&reference, &batch, &expected);
     check_statistics(
         "8bit.f32",

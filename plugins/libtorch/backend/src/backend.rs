@@ -10,7 +10,7 @@ use qbench_sdk::{
 };
 
 use crate::{
-    context::{Context, own_kernels},
+    context::{Context, Means},
     device,
     linear::{execution, execution_with_kernel},
     native,
@@ -24,7 +24,7 @@ pub struct TorchBackend {
 }
 
 impl TorchBackend {
-    /// A backend with the user's options: `kernels`, `own` or `torch`.
+    /// A backend with the user's options: `kernels`, `own`, `torch` or `bitsandbytes-cpu`.
     ///
     /// # Errors
     /// An unknown option or value.
@@ -62,13 +62,8 @@ impl Backend for TorchBackend {
 
     fn negotiate(&self, device: &str, layout: &Layout, compute: DType) -> Result<Execution> {
         check(compute)?;
-        let device = device::find(device)?;
-        Ok(execution(
-            layout,
-            compute,
-            device,
-            own_kernels(device, self.kernels)?,
-        ))
+        let means = Means::new(device::find(device)?, self.kernels)?;
+        Ok(execution(layout, compute, means))
     }
 
     fn negotiate_with_kernel(
@@ -79,9 +74,8 @@ impl Backend for TorchBackend {
         kernel: &CudaKernel,
     ) -> Result<Execution> {
         check(compute)?;
-        let device = device::find(device)?;
-        let own = own_kernels(device, self.kernels)?;
-        let (execution, why) = execution_with_kernel(layout, compute, device, own, Some(kernel));
+        let means = Means::new(device::find(device)?, self.kernels)?;
+        let (execution, why) = execution_with_kernel(layout, compute, means, Some(kernel));
         if let Some(why) = why {
             log(Level::Warning, "libtorch", &why);
         }

@@ -1,12 +1,13 @@
 //! Where and in what a model computes.
 
-use qbench_sdk::{DType, Result};
+use qbench_sdk::{DType, Error, Result};
 use tch::{Device, Kind, Tensor};
 
 use crate::{device, error::Named, gpu::Gpu, native, options::KernelChoice, tensors::kind};
 
 /// A device, a precision, and the kernels that go with them.
 pub(crate) struct Context {
+    pub(crate) means: Means,
     pub(crate) device: Device,
     pub(crate) precision: DType,
     pub(crate) threads: usize,
@@ -22,19 +23,21 @@ impl Context {
         kernels: KernelChoice,
     ) -> Result<Self> {
         native::count_cpu_memory();
+        let means = Means::new(device, kernels)?;
         let gpu = match device {
             Device::Cuda(ordinal) => {
                 native::set_cuda_device(ordinal)?;
                 // The first tensor starts the device's context, which kernels are loaded into.
                 let _ = Tensor::f_zeros([1], (Kind::Float, device)).op("zeros")?;
-                match own_kernels(device, kernels)? {
-                    Some(capability) => Some(Gpu::new(ordinal, precision, capability)?),
+                match means.own {
+                    Some(_) => Some(Gpu::new(ordinal, precision)?),
                     None => None,
                 }
             }
             _ => None,
         };
         Ok(Self {
+            means,
             device,
             precision,
             threads,
@@ -47,11 +50,6 @@ impl Context {
         kind(self.precision)
     }
 
-    /// The compute capability that our kernels run on, where they are used.
-    pub(crate) fn own_kernels(&self) -> Option<(i32, i32)> {
-        self.gpu.as_ref().map(Gpu::capability)
-    }
-
     /// To be called before anything else in a thread: torch's number of threads and current device belong to threads.
     pub(crate) fn enter(&self) -> Result<()> {
         tch::set_num_threads(self.threads as i32);
@@ -62,12 +60,36 @@ impl Context {
     }
 }
 
-/// The compute capability of a GPU on which our kernels are to be used, if they are.
-pub(crate) fn own_kernels(device: Device, kernels: KernelChoice) -> Result<Option<(i32, i32)>> {
-    /// The oldest that they run on: bf16 on tensor cores.
-    const OLDEST: i32 = 8;
-    match kernels {
-        KernelChoice::Torch => Ok(None),
-        KernelChoice::Own => Ok(device::capability(device)?.filter(|(major, _)| *major >= OLDEST)),
+/// A device, and what layouts are run with there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Means {
+    pub(crate) device: Device,
+    /// The compute capability that our kernels run on, where they are used.
+    pub(crate) own: Option<(i32, i32)>,
+    /// Whether int8 products have the constant of bitsandbytes' CPU code.
+    pub(crate) bitsandbytes_constant: bool,
+}
+
+impl Means {
+    /// # Errors
+    /// A choice that is not for this device.
+    pub(crate) fn new(device: Device, kernels: KernelChoice) -> Result<Self> {
+        /// The oldest GPU that our kernels run on: bf16 on tensor cores.
+        const OLDEST: i32 = 8;
+        let own = match kernels {
+            KernelChoice::Own => device::capability(device)?.filter(|(major, _)| *major >= OLDEST),
+            KernelChoice::BitsandbytesCpu if device != Device::Cpu => {
+                return Err(Error::InvalidArgument(
+                    "kernels=bitsandbytes-cpu is for device cpu: the constant that it brings in is that of bitsandbytes' CPU code, on CUDA the library has the right one"
+                        .to_owned(),
+                ));
+            }
+            KernelChoice::Torch | KernelChoice::BitsandbytesCpu => None,
+        };
+        Ok(Self {
+            device,
+            own,
+            bitsandbytes_constant: kernels == KernelChoice::BitsandbytesCpu,
+        })
     }
 }

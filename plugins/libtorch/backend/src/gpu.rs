@@ -40,7 +40,6 @@ pub(crate) const DENSE_TOKENS: usize = 768;
 /// One GPU with our kernels, for one precision.
 pub(crate) struct Gpu {
     device: Device,
-    capability: (i32, i32),
     stream: CUstream,
     precision: DType,
     element: Element,
@@ -85,14 +84,13 @@ pub(crate) fn int8_kernel(layout: &Int8Vectorwise, precision: DType, major: i32)
 
 impl Gpu {
     /// Loads the kernels into the context of this thread's device.
-    pub(crate) fn new(ordinal: usize, precision: DType, capability: (i32, i32)) -> Result<Self> {
+    pub(crate) fn new(ordinal: usize, precision: DType) -> Result<Self> {
         let stream = native::cuda_stream(ordinal)?.cast();
         let device = Device::Cuda(ordinal);
         let element = element(precision)?;
         let load = || -> qbench_kernels::Result<Self> {
             Ok(Self {
                 device,
-                capability,
                 stream,
                 precision,
                 element,
@@ -111,11 +109,6 @@ impl Gpu {
             })
         };
         load().map_err(kernel)
-    }
-
-    /// Major and minor compute capability.
-    pub(crate) fn capability(&self) -> (i32, i32) {
-        self.capability
     }
 
     fn empty(&self, shape: &[i64], kind: Kind) -> Result<Tensor> {

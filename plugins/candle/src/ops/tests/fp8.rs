@@ -17,8 +17,9 @@ use super::{
 use crate::{error, linear::Linear};
 
 /// Tensor cores add products of e4m3 numbers with fewer bits than f32 has before a sum becomes f32. Relative to the largest
-/// value of a product.
-const SUMS: f64 = 1e-3;
+/// value of a product: half of what rounding to bf16 costs. The most that an H200 was seen to lose is 1.2e-3, with 17,000
+/// columns of random codes.
+const SUMS: f64 = 1.0 / 512.0;
 
 /// Random codes that are numbers, and scales of which one is 0.
 fn weight(random: &mut Random, rows: usize, cols: usize) -> (Vec<u8>, Vec<f32>) {

@@ -5,7 +5,7 @@ use qbench_sdk::{Result, layout::int8::PRODUCT_STEP};
 use tch::{Device, Kind, Tensor};
 
 use super::held::Held;
-use crate::error::Named;
+use crate::{context::Means, error::Named};
 
 /// f32(1 / 127): with a row's scale, turns a code into a weight.
 const WEIGHT_STEP: f32 = 1.0 / 127.0;
@@ -17,9 +17,14 @@ const EXACT_COLS: i64 = 1024;
 const CUDA_ROWS: i64 = 17;
 const CUDA_STEP: usize = 8;
 
+/// What bitsandbytes 0.50 has on the CPU in place of [`PRODUCT_STEP`], 1 / 127².
+const BITSANDBYTES_CPU_STEP: f32 = 6.200_124e-5;
+
 /// A weight whose codes stay as they are stored.
 pub(super) struct Int8Weight {
     held: Held,
+    /// With the scales of a token and of a row, turns a sum of products of codes into a value.
+    step: f32,
     /// Magnitude from which an activation is an outlier; 0 for none.
     threshold: f64,
 }
@@ -35,11 +40,17 @@ struct Activations {
 }
 
 /// How integers are multiplied on a device.
-pub(crate) fn integer_kernel(device: Device) -> &'static str {
-    match device {
-        Device::Cpu if !exact_on_this_cpu() => "int8 product in exact f32 pieces, f32 outliers",
-        _ => "_int_mm, f32 outliers",
-    }
+pub(crate) fn integer_kernel(means: Means) -> String {
+    let product = match means.device {
+        Device::Cpu if !exact_on_this_cpu() => "int8 product in exact f32 pieces",
+        _ => "_int_mm",
+    };
+    let constant = if means.bitsandbytes_constant {
+        ", the constant of bitsandbytes' CPU code"
+    } else {
+        ""
+    };
+    format!("{product}, f32 outliers{constant}")
 }
 
 /// Torch's int8 product on the CPU adds pairs of products in 16 bits, which overflow, unless the processor adds in 32.
@@ -51,9 +62,18 @@ fn exact_on_this_cpu() -> bool {
 }
 
 impl Int8Weight {
-    pub(super) fn new(held: Held) -> Result<Self> {
+    pub(super) fn new(held: Held, means: Means) -> Result<Self> {
         let threshold = held.tensor(2).f_double_value(&[0]).op("item")?;
-        Ok(Self { held, threshold })
+        let step = if means.bitsandbytes_constant {
+            BITSANDBYTES_CPU_STEP
+        } else {
+            PRODUCT_STEP
+        };
+        Ok(Self {
+            held,
+            step,
+            threshold,
+        })
     }
 
     pub(super) fn held(&self) -> &Held {
@@ -82,7 +102,7 @@ impl Int8Weight {
         let scales = activations.scales.f_mul(&self.scales()?).op("mul")?;
         let mut values = sums.f_to_kind(Kind::Float).op("to f32")?;
         let _ = values.f_mul_(&scales).op("mul_")?;
-        let _ = values.f_mul_scalar_(f64::from(PRODUCT_STEP)).op("mul_")?;
+        let _ = values.f_mul_scalar_(f64::from(self.step)).op("mul_")?;
         if let Some(bias) = bias {
             let _ = values.f_add_(bias).op("add_")?;
         }

@@ -22,7 +22,7 @@ use qbench_sdk::{
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    context::Context,
+    context::{Context, Means},
     error::Named,
     gpu::{self, DENSE_TOKENS},
     tensors::{kind, upload},
@@ -63,12 +63,11 @@ fn multiplies_fp8(own: Option<(i32, i32)>) -> bool {
 pub(crate) fn execution_with_kernel(
     layout: &Layout,
     precision: DType,
-    device: Device,
-    own: Option<(i32, i32)>,
+    means: Means,
     kernel: Option<&CudaKernel>,
 ) -> (Execution, Option<String>) {
-    let without = execution(layout, precision, device, own);
-    match (&without, kernel, own) {
+    let without = execution(layout, precision, means);
+    match (&without, kernel, means.own) {
         (
             Execution::Dequantize {
                 when: DequantizeWhen::Load,
@@ -81,13 +80,9 @@ pub(crate) fn execution_with_kernel(
     }
 }
 
-/// How a layout is run on a device: with our kernels on a GPU of that compute capability, or without.
-pub(crate) fn execution(
-    layout: &Layout,
-    precision: DType,
-    device: Device,
-    own: Option<(i32, i32)>,
-) -> Execution {
+/// How a layout is run with these means.
+pub(crate) fn execution(layout: &Layout, precision: DType, means: Means) -> Execution {
+    let own = means.own;
     let native = |kernel: String| Execution::Native { kernel };
     let unsupported = |reason: String| Execution::Unsupported { reason };
     let dense = match own {
@@ -123,7 +118,7 @@ pub(crate) fn execution(
         )),
         Layout::Int8Vectorwise(layout) => native(match own {
             Some((major, _)) => gpu::int8_kernel(layout, precision, major).to_owned(),
-            None => integer_kernel(device).to_owned(),
+            None => integer_kernel(means),
         }),
         Layout::ScaledFp8(_) if multiplies_fp8(own) => native("fp8_quantize, cuBLASLt e4m3".to_owned()),
         Layout::ScaledFp8(layout) if layout.cols > e4m3::MAX_COLS => unsupported(format!(
@@ -150,9 +145,9 @@ impl Linear {
         let layout = stored.layout().clone();
         layout.validate()?;
         layout.check_buffers((0..layout.buffers().len()).map(|index| stored.buffer(index).len()))?;
-        let (brought, own) = (stored.cuda_kernel()?, context.own_kernels());
+        let (brought, own) = (stored.cuda_kernel()?, context.means.own);
         let (execution, _) =
-            execution_with_kernel(&layout, context.precision, context.device, own, brought.as_ref());
+            execution_with_kernel(&layout, context.precision, context.means, brought.as_ref());
         let mut bytes = layout.bytes();
         let device = context.device;
         let weight = match &layout {
@@ -172,7 +167,10 @@ impl Linear {
                 codebook.clone(),
                 Held::new(stored, &layout, device)?,
             )?),
-            Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(Held::new(stored, &layout, device)?)?),
+            Layout::Int8Vectorwise(_) => Weight::Int8(Int8Weight::new(
+                Held::new(stored, &layout, device)?,
+                context.means,
+            )?),
             Layout::ScaledFp8(fp8) => {
                 let gpu = context.gpu.as_ref().filter(|_| multiplies_fp8(own));
                 // Before anything is timed.
@@ -216,7 +214,7 @@ impl Linear {
                 Some(gpu) => gpu.int8_product(weight.held(), (self.rows, self.cols), x, bias, out),
                 None => weight.product(x, bias, out),
             },
-            Weight::Fp8(weight) => match own.filter(|_| multiplies_fp8(context.own_kernels())) {
+            Weight::Fp8(weight) => match own.filter(|_| multiplies_fp8(context.means.own)) {
                 Some(gpu) => gpu.fp8_product(weight.held(), (self.rows, self.cols), x, bias, out),
                 None => weight.product(x, bias, out),
             },

@@ -329,7 +329,7 @@ fn what_cannot_be_run_is_said() {
         rows: 1,
         cols: 200_000,
     });
-    let reason = execution(&wide, DType::F32, Device::Cpu, None).to_string();
+    let reason = execution(&wide, DType::F32, context.means).to_string();
     assert!(reason.contains("200000 columns"), "{reason}");
     let bytes_only = Layout::Dense(Dense {
         rows: 2,
