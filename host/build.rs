@@ -18,6 +18,10 @@ fn commit() -> Option<String> {
         println!("cargo::rerun-if-changed={log}");
     }
     let commit = git(&["rev-parse", "HEAD"])?;
+    // Whether files differ from it is asked again when some that the program is made of were changed.
+    for sources in ["src", "templates", "../core/src", "../sdk", "../Cargo.lock"] {
+        println!("cargo::rerun-if-changed={sources}");
+    }
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
     let dirty = if changed.is_empty() { "" } else { "-dirty" };
     Some(format!("{commit}{dirty}"))
