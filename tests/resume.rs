@@ -181,6 +181,21 @@ fn finished(outdir: &Path) -> HashSet<Cell> {
     ok.map(|(cell, _)| cell).collect()
 }
 
+/// Whatever a kill left besides the journal parses: files appear whole or not at all.
+fn assert_tables_are_whole(outdir: &Path) {
+    for entry in fs::read_dir(outdir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        // Files that were being written have names of their own, without these endings.
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => assert!(!rows(&path).is_empty(), "{}", path.display()),
+            Some("json") => {
+                let _: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A pause below `most` milliseconds, at random, but the same in every run of the test.
 fn pause(trial: u64, most: u64) -> Duration {
     // Knuth's multiplicative hash.
@@ -220,6 +235,7 @@ fn a_host_killed_at_any_moment_loses_no_finished_cell() {
             run.kill().unwrap();
             let ended = run.wait().unwrap();
             assert!(kept.is_subset(&finished(&outdir)));
+            assert_tables_are_whole(&outdir);
             if ended.success() {
                 break;
             }

@@ -15,7 +15,7 @@ const ORIGINAL_COLUMNS: &str = "model,commit,gpu_name,driver,cuda,torch,precisio
     flops_per_seq,TFLOPs_per_s,eff_seq_per_TFLOP,eff_tokens_per_TFLOP,tokens_per_watt,";
 
 /// Files of the analysis on a machine without power readings.
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "quant_summary.csv",
     "timing_analysis.csv",
     "memory_analysis.csv",
@@ -33,6 +33,7 @@ const FILES: [&str; 17] = [
     "snr_comparison.png",
     "quality_metrics_last.png",
     "quality_metrics_second_last.png",
+    "pareto.png",
 ];
 
 fn number(text: &str) -> f64 {
