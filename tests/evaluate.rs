@@ -91,9 +91,11 @@ fn layers_parts_and_biology_are_evaluated_tabulated_drawn_and_kept() {
     assert_eq!(table("binning_points.csv").len(), 2 * 4);
 
     for figure in [
+        "kl_by_group.png",
         "layer_snr.png",
         "sensitivity.png",
         "binning.png",
+        "biology.png",
         "kl_distribution.png",
     ] {
         assert!(analysis.join(figure).metadata().unwrap().len() > 0, "{figure}");

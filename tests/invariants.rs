@@ -95,6 +95,21 @@ fn quality_of_outputs_that_are_no_numbers() {
 }
 
 #[test]
+fn quality_of_weights_that_take_other_bits_than_declared() {
+    let outdir = tempfile::tempdir().unwrap();
+    let (mut command, _directory) = with_fault(small_run(outdir.path()), "bits");
+    let output = command.arg("--skip-performance").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("weight_bits"), "{}", stderr(&output));
+    let quality = rows(&outdir.path().join("analysis/quality_metrics.csv"));
+    let row = quality
+        .iter()
+        .find(|row| row["quantization_mode"] == "4bit_nf4")
+        .unwrap();
+    assert_eq!(row["status"], "invalid");
+}
+
+#[test]
 fn memory_that_each_pass_leaves_behind() {
     let (names, reason) = violations("leak");
     assert!(names.contains(&"memory_leak".to_owned()), "{reason}");

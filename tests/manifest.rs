@@ -100,6 +100,32 @@ fn the_manifest_and_the_memory_table_tell_what_was_run() {
 }
 
 #[test]
+fn a_run_of_quality_alone_tells_of_its_weights_as_well() {
+    let outdir = tempfile::tempdir().unwrap();
+    let output = small_run(outdir.path())
+        .args(["--skip-performance", "--modes", "nf4"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let manifest = manifest(outdir.path());
+    let weights = manifest["weights"].as_object().unwrap();
+    // Those of the noise floor are nobody's mode.
+    let modes: Vec<&str> = weights.keys().map(String::as_str).collect();
+    assert_eq!(modes, ["4bit_nf4", "standard"]);
+    let quantised = |weight: &&Value| weight["layout"] == "qbench.block-codebook/1";
+    let native = |weight: &Value| weight["execution"].as_str().unwrap().starts_with("native");
+    let nf4 = weights["4bit_nf4"].as_array().unwrap();
+    // Seven projections in each of six layers.
+    assert_eq!(nf4.iter().filter(quantised).count(), 42);
+    assert!(nf4.iter().filter(quantised).all(native));
+    let table = rows(&outdir.path().join("analysis/memory_table.csv"));
+    assert_eq!(
+        table.len(),
+        nf4.len() + weights["standard"].as_array().unwrap().len()
+    );
+}
+
+#[test]
 fn a_killed_run_leaves_a_manifest_that_says_so() {
     let outdir = tempfile::tempdir().unwrap();
     let mut command = Process::new(built().join("qbench"));

@@ -154,25 +154,26 @@ pub fn analyze(
     })?;
 
     let modes = group_by_mode(&inputs.rows);
-    let mut files = Vec::new();
+    let mut tables = Vec::new();
     if !modes.is_empty() {
         if !modes.iter().any(|group| group.mode == STANDARD) {
             let note = format!("no row of mode `{STANDARD}`: comparisons with it are empty");
             inputs.warnings.push(note);
         }
-        let tables = [
+        tables.extend([
             Some(quant_summary(&modes)),
             memory_analysis(&modes),
             Some(throughput_comparison(&modes)),
             timing_analysis(&inputs.timed),
             energy_analysis(&modes),
             Some(best_performers(&inputs.rows)),
-            memory_table(&inputs.weights),
-        ];
-        for table in tables.into_iter().flatten() {
-            table.write(output_dir)?;
-            files.push(output_dir.join(table.file_name));
-        }
+        ]);
+    }
+    tables.push(memory_table(&inputs.weights));
+    let mut files = Vec::new();
+    for table in tables.into_iter().flatten() {
+        table.write(output_dir)?;
+        files.push(output_dir.join(table.file_name));
     }
     let records = [
         inputs.quality_records.as_slice(),

@@ -139,7 +139,7 @@ pub struct Record {
     /// What must hold whatever is measured, and did not; any makes the cell [`Status::Invalid`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
-    /// Every weight of a performance cell's model.
+    /// Every weight of the model, in performance cells and the quality cells of modes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub weights: Vec<WeightMemory>,
     /// The numbers of a performance cell.

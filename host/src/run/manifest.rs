@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, env, path::PathBuf};
 
 use anyhow::Result;
-use qbench_core::results::{Cell, CellKind, Record, Status};
+use qbench_core::results::{Cell, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -164,8 +164,7 @@ impl Manifest {
             let status = record.status.as_str().to_owned();
             *self.outcome.entry(status).or_default() += 1;
             let known = self.weights.contains_key(&record.cell.mode);
-            let tells = record.status == Status::Ok && record.cell.kind == CellKind::Performance;
-            if tells && !known && !record.weights.is_empty() {
+            if !known && !record.weights.is_empty() {
                 let weights = record.weights.iter().map(|weight| ExecutedWeight {
                     name: weight.name.clone(),
                     layout: weight.layout.clone(),

@@ -7,6 +7,7 @@ use qbench_core::{
     invariants,
     results::{
         Cell, CellKind, Evaluation, GenerationTimes, PluginUse, Quality, RECORD_SCHEMA, Record, Status,
+        is_noise_floor,
     },
 };
 
@@ -197,7 +198,9 @@ impl<'a> Session<'a> {
             Ok(outcome) => {
                 record.execution = outcome.execution;
                 record.warnings = outcome.warnings;
-                record.weights = outcome.weights;
+                if tells_of_weights(cell) {
+                    record.weights = outcome.weights;
+                }
                 record.performance = outcome.performance;
                 record.quality = outcome.quality;
                 if !outcome.violations.is_empty() {
@@ -242,6 +245,11 @@ impl<'a> Session<'a> {
             ));
         }
     }
+}
+
+/// Whether the weights of a cell are those of its mode as a user runs it: neither a part of them nor the noise floor.
+fn tells_of_weights(cell: &Cell) -> bool {
+    cell.kind != CellKind::Sensitivity && !is_noise_floor(&cell.mode)
 }
 
 fn record(cell: Cell, plugins: Vec<PluginUse>) -> Record {

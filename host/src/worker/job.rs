@@ -133,7 +133,7 @@ pub struct CellOutcome {
     pub warnings: Vec<String>,
     /// What must hold and did not: the cell is invalid.
     pub violations: Vec<Violation>,
-    /// Every weight of a performance cell's model.
+    /// Every weight of the model, in performance, quality and sensitivity cells.
     pub weights: Vec<WeightMemory>,
     pub performance: Option<Performance>,
     pub quality: Option<Quality>,

@@ -25,6 +25,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 use super::{
     CellJob, CellOutcome, QualityTask, SlidingWindows,
     load::{Loaded, load, open_checkpoint},
+    resources,
     workload::{Prepared, prepare, prepare_whole, prepare_with_data},
 };
 use crate::run::REFERENCE_MODE;
@@ -143,12 +144,15 @@ pub(super) fn compare(job: &CellJob, task: &QualityTask) -> Result<CellOutcome> 
         quality.distributions.extend(report.distributions);
         warnings.extend(report.warnings);
     }
-    let (violations, doubts) = judge(&quality, job, task, &loaded, &reference);
+    let (weights, mut violations) = resources::weights(job, &loaded);
+    let (found, doubts) = judge(&quality, job, task, &loaded, &reference);
+    violations.extend(found);
     warnings.extend(doubts);
     Ok(CellOutcome {
         execution: loaded.execution,
         warnings,
         violations,
+        weights,
         quality: Some(quality),
         ..CellOutcome::default()
     })
