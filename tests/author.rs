@@ -244,6 +244,36 @@ fn the_examples_build_conform_and_run() {
     }
 }
 
+/// The commands of the C example's README, with the header of the packaged sdk.
+#[test]
+fn the_c_example_builds_conforms_and_runs() {
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let (folder, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let project = folder.path().join("plugin-c");
+    copy(&repository().join("examples/plugin-c"), &project);
+    let page = fs::read_to_string(project.join("README.md")).unwrap();
+    let script = commands(&page).join("\n");
+    assert!(script.contains("-I ../../sdk/include"), "{script}");
+    let include = packaged_sdk().join("include");
+    let script = script.replace("../../sdk/include", include.to_str().unwrap());
+    let mut shell = Process::new("sh");
+    shell
+        .args(["-euc", &script])
+        .current_dir(&project)
+        .env("PATH", shims(bin.path()))
+        .env("XDG_DATA_HOME", "/nonexistent");
+    for name in ["QBENCH_PLUGIN_PATH", "QBENCH_SHARE"] {
+        shell.env_remove(name);
+    }
+    let said = stdout(&succeeds(&mut shell));
+    assert!(said.contains("the plugin conforms: "), "{said}");
+    let report = fs::read_to_string(project.join("results/analysis/performance_report.txt")).unwrap();
+    assert!(
+        report.contains("c_int4") && report.contains("c_ternary"),
+        "{report}"
+    );
+}
+
 /// The plugin that `plugin new` wrote is formatted as rustfmt would.
 #[test]
 fn a_new_plugin_is_formatted() {

@@ -125,6 +125,30 @@ fn a_file_that_everybody_may_write_is_refused() {
     assert!(refusal(&directory, "").contains("may be written by everybody"));
 }
 
+/// Not even where the places to look in are given relative to it.
+#[test]
+fn nothing_is_loaded_from_the_working_directory() {
+    let directory = directory_with_plugin("libtestplugin_misbehaving.so");
+    let data = directory.path().join(".local/share/qbench/plugins");
+    fs::create_dir_all(&data).unwrap();
+    fs::copy(
+        directory.path().join("libqbench_fixture.so"),
+        data.join("libqbench_fixture.so"),
+    )
+    .unwrap();
+    let mut command = qbench();
+    command
+        .args(["plugin", "list", "--json"])
+        .current_dir(directory.path())
+        .env("QBENCH_PLUGIN_PATH", ":.")
+        .env("XDG_DATA_HOME", ".local/share")
+        .env("HOME", "");
+    let output = command.output().unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["files"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed["refused"].as_array().unwrap().len(), 0, "{listed}");
+}
+
 #[test]
 fn a_link_that_everybody_may_turn_elsewhere_is_refused() {
     // The plugin itself lies safely; the directory of the link to it does not.

@@ -18,7 +18,8 @@ use std::{
 
 use assert_cmd::Command;
 use qbench_tests::{
-    fails, qbench, quality_by_cell, repository, sleeping_plan, small_plan, small_run, stderr, stdout,
+    SMALL, fails, installed, qbench, quality_by_cell, repository, sleeping_plan, small_plan, small_run,
+    stderr, stdout,
 };
 use tempfile::TempDir;
 
@@ -249,6 +250,44 @@ fn a_sweep_that_loses_a_node_ends_as_a_run_does() {
     );
     assert_eq!(merged_cells(&directory).len(), 12);
     assert!(directory.join("results/analysis/performance_report.txt").exists());
+}
+
+/// The main job, submitted as it stands with an installed program, measures what a run measures.
+#[test]
+fn the_script_of_the_main_job_runs_as_it_stands() {
+    let Some(cluster) = Cluster::up(&[]) else {
+        return;
+    };
+    let place = cluster.place.path();
+    let program = installed(&place.join("prefix"));
+    let mut sbatch = Command::new("sbatch");
+    cluster.environment(&mut sbatch);
+    let path = env::var("PATH").unwrap();
+    sbatch
+        .env("PATH", format!("{}:{path}", program.parent().unwrap().display()))
+        .env("XDG_DATA_HOME", "/nonexistent")
+        .env_remove("QBENCH")
+        .env_remove("QBENCH_PLUGIN_PATH")
+        .env_remove("QBENCH_SHARE")
+        .current_dir(place)
+        .args([
+            "--wait",
+            "prefix/share/qbench/slurm/run_quantization_benchmark.sh",
+        ])
+        .args(SMALL)
+        .args(["--time-budget", "0", "--evaluate", "tokens"]);
+    let output = sbatch.output().unwrap();
+    let log = fs::read_dir(place)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .map_or_else(String::new, |path| fs::read_to_string(path).unwrap());
+    assert!(output.status.success(), "{}{log}", stderr(&output));
+    let reference = tempfile::tempdir().unwrap();
+    assert!(small_run(reference.path()).output().unwrap().status.success());
+    let results = place.join("results");
+    assert_eq!(quality_by_cell(&results), quality_by_cell(reference.path()));
+    assert!(results.join("analysis/performance_report.txt").exists());
 }
 
 /// A node that is thought dead goes on: its task is requeued, and both write.
@@ -534,5 +573,11 @@ fn a_task_that_reaches_its_time_limit_goes_on_where_it_stopped() {
     succeeds(cluster.of(&directory, "resume").args(["--sbatch=--time=10"]));
     let status = cluster.settle(&directory);
     assert_eq!(cells(&status, "done"), 7, "{status:#}");
+    let output = succeeds(&mut cluster.of(&directory, "collect"));
+    let message = stderr(&output);
+    assert!(
+        !message.contains("more than one attempt"),
+        "only what was left: {message}"
+    );
     assert_eq!(merged_cells(&directory).len(), 7);
 }

@@ -12,8 +12,8 @@ use std::{
 
 use assert_cmd::Command;
 use qbench_tests::{
-    benchmark_table, built, fails, qbench, quality_by_cell, rows, sleeping_plan, small_plan, small_run,
-    stderr, stdout,
+    SMALL, benchmark_table, built, fails, installed, program, qbench, quality_by_cell, rows, sleeping_plan,
+    small_plan, small_run, stderr, stdout,
 };
 
 fn sweep(arguments: &[&str]) -> Command {
@@ -145,6 +145,15 @@ fn an_interrupted_sweep_goes_on() {
     while !directory.join("tasks/000").exists() || journals(&directory).is_empty() {
         thread::sleep(Duration::from_millis(5));
     }
+    let watch = thread::spawn({
+        let directory = directory.clone();
+        move || {
+            of(&directory, "watch")
+                .args(["--interval", "0.1"])
+                .output()
+                .unwrap()
+        }
+    });
     // While it runs, nobody else may.
     fails(
         &mut of(&directory, "resume"),
@@ -155,6 +164,10 @@ fn an_interrupted_sweep_goes_on() {
     let output = process.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(128 + 15), "{}", stderr(&output));
     assert!(stderr(&output).contains("sweep resume"), "{}", stderr(&output));
+    let watched = watch.join().unwrap();
+    assert_eq!(watched.status.code(), Some(1), "{}", stderr(&watched));
+    let shown = stdout(&watched);
+    assert!(shown.lines().count() > 1 && shown.contains(" missing"), "{shown}");
     let message = fails(
         &mut of(&directory, "collect"),
         1,
@@ -167,6 +180,11 @@ fn an_interrupted_sweep_goes_on() {
     );
     succeeds(&mut of(&directory, "resume"));
     assert_eq!(quality_by_cell(&directory.join("results")).len(), 10);
+    let message = stderr(&succeeds(&mut of(&directory, "collect")));
+    assert!(
+        !message.contains("more than one attempt"),
+        "only what was left: {message}"
+    );
 }
 
 /// More jobs than GPUs: each GPU has one task at a time, and none is without.
@@ -329,4 +347,57 @@ fn the_script_of_the_main_job_is_the_example() {
         .collect();
     assert!(active.iter().all(|line| !line.contains("gpu")), "{active:?}");
     assert!(active.contains(&"#SBATCH --cpus-per-task=2") && active.contains(&"#SBATCH --mem=3G"));
+}
+
+/// All that a node needs is in the prefix: nothing of the source tree is used, and the prefix may be moved.
+#[test]
+fn an_installation_is_whole_and_may_be_moved() {
+    let place = tempfile::tempdir().unwrap();
+    let (before, prefix) = (place.path().join("before"), place.path().join("after"));
+    installed(&before);
+    fs::rename(&before, &prefix).unwrap();
+    let own = prefix.canonicalize().unwrap();
+    let own = own.to_str().unwrap();
+    let there = || {
+        let mut command = program(&prefix.join("bin/qbench"));
+        command.current_dir(place.path());
+        command
+    };
+    let listed = succeeds(there().args(["plugin", "list", "--json"]));
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let files = listed["files"].as_array().unwrap();
+    assert!(files.len() >= 2, "{listed}");
+    for file in files {
+        let path = Path::new(file["path"].as_str().unwrap()).canonicalize().unwrap();
+        assert!(path.starts_with(own), "{listed}");
+    }
+    succeeds(
+        there()
+            .arg("run")
+            .args(SMALL)
+            .args(["--time-budget", "0", "--evaluate", "tokens"])
+            .args(["--modes", "8bit", "--outdir", "results"]),
+    );
+    let manifest = fs::read_to_string(place.path().join("results/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let configuration = &manifest["plan"]["configuration"];
+    for path in [&configuration["model"], &configuration["data"]["path"]] {
+        let path = Path::new(path.as_str().unwrap()).canonicalize().unwrap();
+        assert!(path.starts_with(own), "{}", path.display());
+    }
+    succeeds(there().args(["plugin", "new", "my_scheme"]));
+    let manifest = fs::read_to_string(place.path().join("my_scheme/Cargo.toml")).unwrap();
+    for name in ["qbench-sdk", "qbench-abi"] {
+        assert!(
+            manifest.contains(&format!("{own}/share/qbench/{name}\"")),
+            "{manifest}"
+        );
+    }
+    for part in [
+        "qbench-sdk/include/qbench_plugin.h",
+        "plugin-c/README.md",
+        "plans/models-on-gpus.toml",
+    ] {
+        assert!(prefix.join("share/qbench").join(part).is_file(), "{part}");
+    }
 }

@@ -7,6 +7,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command as Process, Output},
     sync::OnceLock,
@@ -103,7 +104,12 @@ pub fn libtorch() -> Option<&'static Path> {
 
 /// The program, in an environment without plugins or models of the user's.
 pub fn qbench() -> Command {
-    let mut command = Command::new(built().join("qbench"));
+    program(&built().join("qbench"))
+}
+
+/// The same of another copy of the program.
+pub fn program(path: &Path) -> Command {
+    let mut command = Command::new(path);
     command
         .env_remove("QBENCH_PLUGIN_PATH")
         .env_remove("QBENCH_SHARE")
@@ -113,6 +119,45 @@ pub fn qbench() -> Command {
         .env("XDG_CACHE_HOME", "/nonexistent");
     command
 }
+
+/// Installs what was built into `prefix` by `install.sh`, which finds it as the release that it would build. Returns the
+/// installed program.
+pub fn installed(prefix: &Path) -> PathBuf {
+    let shims = tempfile::tempdir().unwrap();
+    let cargo = shims.path().join("cargo");
+    fs::write(
+        &cargo,
+        "#!/bin/sh\n[ \"$*\" = 'build --release' ] || exec \"$CARGO\" \"$@\"\n",
+    )
+    .unwrap();
+    fs::set_permissions(&cargo, fs::Permissions::from_mode(0o755)).unwrap();
+    symlink(built(), shims.path().join("release")).unwrap();
+    let path = env::var("PATH").unwrap();
+    let output = Process::new(repository().join("install.sh"))
+        .arg(prefix)
+        .env("PATH", format!("{}:{path}", shims.path().display()))
+        .env("CARGO", env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .env("CARGO_NET_OFFLINE", "true")
+        .env("CARGO_TARGET_DIR", shims.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    prefix.join("bin/qbench")
+}
+
+/// Options of a run over little.
+pub const SMALL: [&str; 10] = [
+    "--truncate-tokens",
+    "48",
+    "--samples-per-cond",
+    "4",
+    "--batch-sizes",
+    "2",
+    "--warmup",
+    "1",
+    "--num-repeats",
+    "1",
+];
 
 /// A run over little: 2 batches of 2 sequences of at most 48 tokens of the default data, once. Of quality it evaluates
 /// the token level; `--evaluate` adds to that.
@@ -137,26 +182,9 @@ pub fn measurement_for(time_budget: &str, outdir: &Path) -> Command {
 fn small(outdir: &Path, time_budget: &str) -> Command {
     let mut command = qbench();
     command
-        .args([
-            "run",
-            "--truncate-tokens",
-            "48",
-            "--samples-per-cond",
-            "4",
-            "--batch-sizes",
-            "2",
-        ])
-        .args([
-            "--warmup",
-            "1",
-            "--num-repeats",
-            "1",
-            "--time-budget",
-            time_budget,
-            "--threads",
-            "2",
-            "--outdir",
-        ])
+        .arg("run")
+        .args(SMALL)
+        .args(["--time-budget", time_budget, "--threads", "2", "--outdir"])
         .arg(outdir);
     command
 }

@@ -1,7 +1,6 @@
 //! Safetensors files of a directory, mapped into memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -159,7 +158,7 @@ impl WeightFiles {
 /// and rename it), each measurement runs in a process of its own, which the host watches, and every bit pattern is a
 /// valid float; so neither case can go beyond a wrong or missing cell.
 fn map(path: &Path) -> Result<Arc<Mmap>, CheckpointError> {
-    let file = File::open(path).map_err(CheckpointError::io(path))?;
+    let file = bounded::open(path).map_err(CheckpointError::io(path))?;
     // SAFETY: the map is private and read-only. Nobody writes to a checkpoint that is in use, see above; this cannot
     // be enforced, as for every memory-mapped file.
     let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path))?;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Checkpoint, CheckpointError};
+use crate::bounded;
 
 const SYNTHETIC: &str = "synthetic:";
 
@@ -48,7 +49,7 @@ impl ModelSource {
             });
         }
         let repository = cache.join(format!("models--{}", text.replace('/', "--")));
-        let cached = std::fs::read_to_string(repository.join("refs/main"))
+        let cached = bounded::read_text(&repository.join("refs/main"), bounded::DESCRIPTION)
             .ok()
             .map(|commit| {
                 let commit = commit.trim().to_owned();

@@ -122,10 +122,14 @@ pub fn standard_places() -> Vec<Place> {
             ),
         ]);
     }
-    let data_home = env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    // One that is empty or relative would be the working directory's.
+    let absolute = |variable| {
+        env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let data_home =
+        absolute("XDG_DATA_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/share")));
     places.extend(data_home.map(|path| place("the user's data directory", path.join("qbench/plugins"))));
     places
 }
