@@ -147,6 +147,75 @@ fn the_header_says_what_the_mirror_says() {
     );
 }
 
+/// cbindgen writes what the mirror's functions are in C, with the header's names for structs.
+#[test]
+fn the_header_has_the_functions_of_the_mirror() {
+    let structs = [
+        ("Text", "qbench_text"),
+        ("UserOption", "qbench_option"),
+        ("Matrix", "qbench_matrix"),
+        ("MatrixMut", "qbench_matrix_mut"),
+        ("Buffer", "qbench_buffer"),
+        ("ConstBuffer", "qbench_const_buffer"),
+        ("Storage", "qbench_storage"),
+        ("Call", "qbench_call"),
+        ("Scheme", "qbench_scheme"),
+        ("PluginTable", "qbench_plugin"),
+        ("Host", "qbench_host"),
+    ];
+    // Where the header has a function, and the mirror's type of it.
+    let functions = [
+        ("((qbench_text *)0)->write", "WriteText"),
+        ("((qbench_scheme *)0)->open", "Open"),
+        ("((qbench_scheme *)0)->close", "Close"),
+        ("((qbench_scheme *)0)->layout", "Layout"),
+        ("((qbench_scheme *)0)->quantize", "Quantize"),
+        ("((qbench_scheme *)0)->dequantize", "Dequantize"),
+        ("((qbench_scheme *)0)->matmul", "Matmul"),
+        ("((qbench_scheme *)0)->cuda_kernel", "CudaKernel"),
+        ("((qbench_host *)0)->log", "Log"),
+        ("&qbench_plugin_v1", "Entry"),
+    ];
+    let mut config = cbindgen::Config {
+        language: cbindgen::Language::C,
+        style: cbindgen::Style::Type,
+        usize_is_size_t: true,
+        no_includes: true,
+        ..cbindgen::Config::default()
+    };
+    config.export.exclude = structs.iter().map(|(rust, _)| (*rust).to_owned()).collect();
+    config
+        .export
+        .exclude
+        .extend(["MatrixAt", "BufferAt", "ABI"].map(str::to_owned));
+    config.export.rename = structs
+        .iter()
+        .map(|(rust, c)| ((*rust).to_owned(), (*c).to_owned()))
+        .collect();
+    config.export.include = functions.iter().map(|(_, rust)| (*rust).to_owned()).collect();
+    let mut generated = Vec::new();
+    cbindgen::Builder::new()
+        .with_src(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bridge/c/types.rs"))
+        .with_config(config)
+        .generate()
+        .unwrap()
+        .write(&mut generated);
+    let mut program = String::from_utf8(generated).unwrap();
+    for (c, rust) in functions {
+        writeln!(
+            program,
+            "_Static_assert(__builtin_types_compatible_p(__typeof__({c}), {rust}), \"{c} is not {rust}\");"
+        )
+        .unwrap();
+    }
+    // Declared for whoever defines it; here nobody does, and its type is all that is asked for.
+    run_c(
+        "-std=gnu11",
+        &format!("{program}int main(void) {{ return 0; }}\n"),
+        &[],
+    );
+}
+
 #[test]
 fn the_header_is_c99() {
     run_c("-std=c99", "int main(void) { return 0; }", &[]);

@@ -136,8 +136,10 @@ pub struct PluginTable {
 #[derive(Clone, Copy, Debug)]
 pub struct Host {
     pub(super) struct_size: usize,
-    pub(super) log: Option<unsafe extern "C" fn(u32, *const c_char, *const c_char)>,
+    pub(super) log: Option<Log>,
 }
+
+pub(super) type Log = unsafe extern "C" fn(u32, *const c_char, *const c_char);
 
 /// The function that a plugin exports, `qbench_plugin_v1`.
 pub type Entry = unsafe extern "C" fn(host: *const Host, error: *const Text) -> *const PluginTable;
