@@ -14,7 +14,11 @@ use crate::{
     linear::execution,
     machine::{DEVICE, device},
     ops::CpuOps,
+    parallel,
 };
+
+/// Up to this many tokens a pass's loops are so short that the threads stay awake between them.
+const FEW_TOKENS: usize = 8;
 
 /// Runs decoders on the CPU. Threads belong to the models.
 pub struct CpuBackend {
@@ -94,7 +98,14 @@ impl Model for CpuModel {
 
     fn forward(&mut self, batch: TokenBatch<'_>, output: &mut ForwardOutput<'_>) -> Result<()> {
         let decoder = &mut self.decoder;
-        self.pool.install(|| decoder.forward(batch, output))
+        let few = batch.ids.len() <= FEW_TOKENS;
+        self.pool.install(|| {
+            if few {
+                parallel::awake(|| decoder.forward(batch, output))
+            } else {
+                decoder.forward(batch, output)
+            }
+        })
     }
 
     fn synchronize(&mut self) -> Result<()> {

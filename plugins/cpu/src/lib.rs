@@ -16,6 +16,7 @@ mod kernels;
 mod linear;
 mod machine;
 mod ops;
+mod parallel;
 
 #[cfg(test)]
 mod tests;

@@ -63,18 +63,25 @@ pub fn dots<T: Sum>(
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
-    use std::arch::x86_64::{
-        __m512, __m512i, __mmask64, _MM_HINT_T1, _mm_prefetch, _mm512_castsi512_ps, _mm512_dpbusd_epi32,
-        _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32,
-        _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sub_epi32,
-        _mm512_xor_si512,
+    use std::{
+        arch::x86_64::{
+            __m512, __m512i, __mmask64, _MM_HINT_T1, _mm_prefetch, _mm512_castsi512_ps, _mm512_dpbusd_epi32,
+            _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32,
+            _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+            _mm512_sub_epi32, _mm512_xor_si512,
+        },
+        ops::Range,
     };
 
     use super::DOT_TOKENS;
     use crate::x86::dot_bf16;
 
-    /// Weight rows that are read at once: that many streams of memory, and as many independent sums.
+    /// Weight rows that are read at once: that many streams of memory, and as many independent sums. They lie far apart,
+    /// as processors follow one stream in a page.
     const ROWS: usize = 4;
+
+    /// Bytes between what is multiplied and what is fetched: processors stop fetching ahead at the end of a page.
+    const AHEAD: usize = 4 << 10;
 
     /// Rows of both factors.
     #[derive(Clone, Copy)]
@@ -86,80 +93,100 @@ mod avx512 {
     }
 
     macro_rules! kernel {
-        ($name:ident, $block:ident, $sum:ty, $vector:ty, $features:literal, $zero:ident, $dot:expr, $reduce:expr) => {
+        ($name:ident, $block:ident, $step:ident, $sum:ty, $vector:ty, $features:literal, $zero:ident, $start:expr, $dot:expr, $reduce:expr) => {
             /// # Safety
             /// The processor has the features; `out` has room for `tokens` rows of `factors.rows` sums.
             #[target_feature(enable = $features)]
             pub(super) unsafe fn $name(factors: Factors<'_>, tokens: usize, out: *mut $sum, stride: usize) {
-                for first in (0..factors.rows).step_by(ROWS) {
-                    // SAFETY: the caller's, handed on; the weight rows `first ..` are there.
-                    unsafe {
-                        match (tokens, factors.rows - first) {
-                            (1, 1) => $block::<1, 1>(factors, first, out, stride),
-                            (1, 2) => $block::<1, 2>(factors, first, out, stride),
-                            (1, 3) => $block::<1, 3>(factors, first, out, stride),
-                            (1, _) => $block::<1, ROWS>(factors, first, out, stride),
-                            (2, 1) => $block::<2, 1>(factors, first, out, stride),
-                            (2, 2) => $block::<2, 2>(factors, first, out, stride),
-                            (2, 3) => $block::<2, 3>(factors, first, out, stride),
-                            (2, _) => $block::<2, ROWS>(factors, first, out, stride),
-                            (3, 1) => $block::<3, 1>(factors, first, out, stride),
-                            (3, 2) => $block::<3, 2>(factors, first, out, stride),
-                            (3, 3) => $block::<3, 3>(factors, first, out, stride),
-                            (3, _) => $block::<3, ROWS>(factors, first, out, stride),
-                            (_, 1) => $block::<DOT_TOKENS, 1>(factors, first, out, stride),
-                            (_, 2) => $block::<DOT_TOKENS, 2>(factors, first, out, stride),
-                            (_, 3) => $block::<DOT_TOKENS, 3>(factors, first, out, stride),
-                            _ => $block::<DOT_TOKENS, ROWS>(factors, first, out, stride),
+                let apart = factors.rows / ROWS;
+                // SAFETY: the caller's, handed on; the rows are there.
+                unsafe {
+                    match tokens {
+                        1 => {
+                            $block::<1, ROWS>(factors, 0..apart, apart, out, stride);
+                            $block::<1, 1>(factors, ROWS * apart..factors.rows, 0, out, stride);
+                        }
+                        2 => {
+                            $block::<2, ROWS>(factors, 0..apart, apart, out, stride);
+                            $block::<2, 1>(factors, ROWS * apart..factors.rows, 0, out, stride);
+                        }
+                        3 => {
+                            $block::<3, ROWS>(factors, 0..apart, apart, out, stride);
+                            $block::<3, 1>(factors, ROWS * apart..factors.rows, 0, out, stride);
+                        }
+                        _ => {
+                            $block::<DOT_TOKENS, ROWS>(factors, 0..apart, apart, out, stride);
+                            $block::<DOT_TOKENS, 1>(factors, ROWS * apart..factors.rows, 0, out, stride);
                         }
                     }
                 }
             }
 
+            /// The sums of the rows `firsts`, and of the others of each, `apart` rows from one to the next.
             #[target_feature(enable = $features)]
             unsafe fn $block<const TOKENS: usize, const COUNT: usize>(
                 factors: Factors<'_>,
-                first: usize,
+                firsts: Range<usize>,
+                apart: usize,
                 out: *mut $sum,
                 stride: usize,
             ) {
-                let mut sums: [[$vector; TOKENS]; COUNT] = [[$zero(); TOKENS]; COUNT];
                 let row_bytes = factors.row_bytes;
-                let weights = factors.weights[first * row_bytes..(first + COUNT) * row_bytes].as_ptr();
-                let tokens = factors.tokens[..TOKENS * row_bytes].as_ptr();
-                for at in (0..row_bytes).step_by(64) {
-                    let left = row_bytes - at;
-                    let load = |row: *const u8| {
-                        if left >= 64 {
-                            // SAFETY: 64 bytes are left of the row.
-                            unsafe { _mm512_loadu_si512(row.add(at).cast()) }
-                        } else {
-                            let mask: __mmask64 = (1 << left) - 1;
-                            // SAFETY: the mask lets through what is left of the row.
-                            unsafe { _mm512_maskz_loadu_epi8(mask, row.add(at).cast()) }
+                let whole = row_bytes / 64 * 64;
+                let mut starts = [$zero(); TOKENS];
+                for (start, token) in starts
+                    .iter_mut()
+                    .zip(factors.tokens.chunks_exact(row_bytes.max(1)))
+                {
+                    *start = $start(token);
+                }
+                let tokens = factors.tokens.as_ptr();
+                for first in firsts {
+                    let mut sums: [[$vector; TOKENS]; COUNT] = [starts; COUNT];
+                    let last = first + (COUNT - 1) * apart;
+                    let weights = factors.weights[first * row_bytes..(last + 1) * row_bytes].as_ptr();
+                    let rows = std::array::from_fn(|row| weights.wrapping_add(row * apart * row_bytes));
+                    // SAFETY: the rows and the tokens are there.
+                    unsafe {
+                        for at in (0..whole).step_by(64) {
+                            $step::<TOKENS, COUNT>(rows, tokens, row_bytes, at, !0, &mut sums);
                         }
-                    };
-                    let mut x = [_mm512_setzero_si512(); TOKENS];
-                    for (token, x) in x.iter_mut().enumerate() {
-                        // SAFETY: that token's row begins there.
-                        *x = load(unsafe { tokens.add(token * row_bytes) });
+                        if whole < row_bytes {
+                            let mask = (1 << (row_bytes - whole)) - 1;
+                            $step::<TOKENS, COUNT>(rows, tokens, row_bytes, whole, mask, &mut sums);
+                        }
                     }
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        // SAFETY: that row begins there.
-                        let weight = load(unsafe { weights.add(row * row_bytes) });
-                        // The rows that come next, into the second-level cache: processors follow few rows at once, and
-                        // none past the end of a page.
-                        let next = weights.wrapping_add((ROWS + row) * row_bytes + at);
-                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
-                        for (sum, x) in sums.iter_mut().zip(x) {
-                            *sum = $dot(*sum, x, weight);
+                    for (row, sums) in sums.into_iter().enumerate() {
+                        for (token, sum) in sums.into_iter().enumerate() {
+                            // SAFETY: the caller's room.
+                            unsafe { *out.add(token * stride + first + row * apart) = $reduce(sum) };
                         }
                     }
                 }
-                for (row, sums) in sums.into_iter().enumerate() {
-                    for (token, sum) in sums.into_iter().enumerate() {
-                        // SAFETY: the caller's room.
-                        unsafe { *out.add(token * stride + first + row) = $reduce(sum) };
+            }
+
+            /// Adds 64 bytes of the rows from `at` on, or those that the mask lets through.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn $step<const TOKENS: usize, const COUNT: usize>(
+                rows: [*const u8; COUNT],
+                tokens: *const u8,
+                row_bytes: usize,
+                at: usize,
+                mask: __mmask64,
+                sums: &mut [[$vector; TOKENS]; COUNT],
+            ) {
+                // SAFETY: the caller's bytes.
+                let load = |row: *const u8| unsafe { load(row.add(at), mask) };
+                let mut x = [_mm512_setzero_si512(); TOKENS];
+                for (token, x) in x.iter_mut().enumerate() {
+                    *x = load(tokens.wrapping_add(token * row_bytes));
+                }
+                for (row, sums) in rows.into_iter().zip(sums) {
+                    _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at + AHEAD).cast());
+                    let weight = load(row);
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        *sum = $dot(*sum, x, weight);
                     }
                 }
             }
@@ -169,10 +196,12 @@ mod avx512 {
     kernel!(
         f32,
         f32_block,
+        f32_step,
         f32,
         __m512,
         "avx512f,avx512bw",
         _mm512_setzero_ps,
+        |_| _mm512_setzero_ps(),
         |sum, x, weight| _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(weight), sum),
         |sum| _mm512_reduce_add_ps(sum)
     );
@@ -180,33 +209,66 @@ mod avx512 {
     kernel!(
         bf16,
         bf16_block,
+        bf16_step,
         f32,
         __m512,
         "avx512f,avx512bw,avx512bf16",
         _mm512_setzero_ps,
+        |_| _mm512_setzero_ps(),
         |sum, x, weight| dot_bf16(sum, x, weight),
         |sum| _mm512_reduce_add_ps(sum)
     );
 
-    // The weight as an unsigned byte is 128 too large, so 128 times the token's code is taken off again. Masked bytes of
+    // The weight as an unsigned byte is 128 too large, so a sum starts at minus 128 times the token's codes. Masked bytes of
     // the token are zero.
     kernel!(
         i8,
         i8_block,
+        i8_step,
         i32,
         __m512i,
         "avx512f,avx512bw,avx512vnni",
         _mm512_setzero_si512,
+        |token| excess(token),
         |sum, x, weight| {
-            let offset = _mm512_set1_epi32(0x8080_8080_u32 as i32);
-            let excess = _mm512_dpbusd_epi32(_mm512_setzero_si512(), offset, x);
-            _mm512_sub_epi32(
-                _mm512_dpbusd_epi32(sum, _mm512_xor_si512(weight, offset), x),
-                excess,
-            )
+            _mm512_dpbusd_epi32(sum, _mm512_xor_si512(weight, _mm512_set1_epi32(UNSIGNED)), x)
         },
         |sum| _mm512_reduce_add_epi32(sum)
     );
+
+    /// Four bytes of 128.
+    const UNSIGNED: i32 = 0x8080_8080_u32 as i32;
+
+    /// Minus 128 times a token's codes.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    fn excess(token: &[u8]) -> __m512i {
+        let mut sum = _mm512_setzero_si512();
+        for codes in token.chunks(64) {
+            let mask = if codes.len() == 64 {
+                !0
+            } else {
+                (1 << codes.len()) - 1
+            };
+            // SAFETY: the mask lets through the codes that are there.
+            let codes = unsafe { load(codes.as_ptr(), mask) };
+            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(UNSIGNED), codes);
+        }
+        _mm512_sub_epi32(_mm512_setzero_si512(), sum)
+    }
+
+    /// # Safety
+    /// The processor has the features; the bytes that the mask lets through are there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn load(from: *const u8, mask: __mmask64) -> __m512i {
+        if mask == !0 {
+            // SAFETY: all 64 bytes are there.
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        } else {
+            // SAFETY: the caller's.
+            unsafe { _mm512_maskz_loadu_epi8(mask, from.cast()) }
+        }
+    }
 }
 
 #[cfg(test)]

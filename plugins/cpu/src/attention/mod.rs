@@ -1,5 +1,6 @@
 //! Attention, a block of queries at a time: no more than `[BLOCK, keys]` scores exist on a thread.
 
+mod few;
 #[cfg(test)]
 mod tests;
 mod tiles;
@@ -7,11 +8,11 @@ mod tiles;
 use qbench_architectures::AttentionShape;
 use qbench_cpu_kernels::matrix::{Block, Onto, SharedMatrix, View, multiply};
 use qbench_sdk::DType;
-use rayon::prelude::*;
 
 use crate::{
     elementwise::{round, softmax},
     kernels::Kernels,
+    parallel,
 };
 
 /// Queries a task: many for the matrix product, few for the keys that causality hides from the first of them.
@@ -19,6 +20,9 @@ const BLOCK: usize = 64;
 
 /// From this many queries of a sequence on, interleaving its keys and values pays.
 const MANY_QUERIES: usize = 24;
+
+/// Up to this many queries of a sequence, the products are so small that preparing them costs more than they do.
+const FEW_QUERIES: usize = 4;
 
 /// All that the queries of one sequence can see.
 pub(crate) struct Sequence<'a> {
@@ -46,39 +50,38 @@ pub(crate) fn attention(
 ) {
     let width = shape.heads * shape.head_dim;
     let out = SharedMatrix::new(out, sequences.len() * length, width);
-    if let Kernels::Own(set) = kernels
-        && length >= MANY_QUERIES
-    {
-        tiles::attention(set, q, sequences, length, past, shape, precision, &out);
-        return;
+    if let Kernels::Own(set) = kernels {
+        if length >= MANY_QUERIES {
+            return tiles::attention(set, q, sequences, length, past, shape, precision, &out);
+        }
+        if length <= FEW_QUERIES {
+            return few::attention(q, sequences, length, past, shape, precision, &out);
+        }
     }
     let blocks = length.div_ceil(BLOCK);
     let tasks = sequences.len() * shape.heads * blocks;
-    (0..tasks)
-        .into_par_iter()
-        .for_each_init(Vec::new, |scores, task| {
-            let (block, rest) = (task % blocks, task / blocks);
-            let (head, sequence) = (rest % shape.heads, rest / shape.heads);
-            let first = block * BLOCK;
-            let count = BLOCK.min(length - first);
-            let row = sequence * length + first;
-            let columns = head * shape.head_dim..(head + 1) * shape.head_dim;
-            let q = View::new(&q[row * width + columns.start..], count, shape.head_dim, width);
-            // SAFETY: tasks differ in sequence, head, or block of queries, so their blocks share no element.
-            let mut out = unsafe { out.block(row..row + count, columns) };
-            let kv_head = head / (shape.heads / shape.kv_heads);
-            let queries = past + first..past + first + count;
-            attend(
-                q,
-                queries,
-                &sequences[sequence],
-                kv_head,
-                shape,
-                precision,
-                scores,
-                &mut out,
-            );
-        });
+    parallel::for_each(tasks, |task| {
+        let (block, rest) = (task % blocks, task / blocks);
+        let (head, sequence) = (rest % shape.heads, rest / shape.heads);
+        let first = block * BLOCK;
+        let count = BLOCK.min(length - first);
+        let row = sequence * length + first;
+        let columns = head * shape.head_dim..(head + 1) * shape.head_dim;
+        let q = View::new(&q[row * width + columns.start..], count, shape.head_dim, width);
+        // SAFETY: tasks differ in sequence, head, or block of queries, so their blocks share no element.
+        let mut out = unsafe { out.block(row..row + count, columns) };
+        let kv_head = head / (shape.heads / shape.kv_heads);
+        let queries = past + first..past + first + count;
+        attend(
+            q,
+            queries,
+            &sequences[sequence],
+            kv_head,
+            shape,
+            precision,
+            &mut out,
+        );
+    });
 }
 
 /// The positions that a query sees, padding aside.
@@ -94,7 +97,6 @@ fn visible(query: usize, positions: usize, shape: &AttentionShape) -> std::ops::
     start.min(end)..end
 }
 
-#[expect(clippy::too_many_arguments, reason = "one task's inputs, scratch and output")]
 fn attend<'a>(
     q: View<'_>,
     queries: std::ops::Range<usize>,
@@ -102,7 +104,6 @@ fn attend<'a>(
     kv_head: usize,
     shape: &AttentionShape,
     precision: DType,
-    scores: &mut Vec<f32>,
     out: &mut Block<'_>,
 ) {
     let positions = sequence.mask.len();
@@ -112,22 +113,20 @@ fn attend<'a>(
     let stride = shape.kv_heads * shape.head_dim;
     let offset = from * stride + kv_head * shape.head_dim;
     let view = |data: &'a [f32]| View::new(&data[offset..], keys, shape.head_dim, stride);
-    scores.resize(count * keys, 0.0);
-    let scores = &mut scores[..count * keys];
-
+    let mut scores = vec![0.0; count * keys];
     multiply(
         q,
         view(sequence.keys).transposed(),
         1.0,
         Onto::Overwrite,
-        &mut Block::new(scores, count, keys),
+        &mut Block::new(&mut scores, count, keys),
     );
     for (query, row) in queries.zip(scores.chunks_exact_mut(keys)) {
         probabilities(query, row, from, &sequence.mask[from..to], positions, shape);
     }
-    round(scores, precision);
+    round(&mut scores, precision);
     multiply(
-        View::new(scores, count, keys, keys),
+        View::new(&scores, count, keys, keys),
         view(sequence.values),
         1.0,
         Onto::Overwrite,

@@ -74,6 +74,8 @@ fn attention_is_its_definition() {
         (2, 1, 8, 70, 0, false, None),
         (2, 2, 96, 200, 0, true, Some(50)),
         (2, 1, 34, 31, 90, true, Some(37)),
+        (4, 2, 96, 3, 50, true, None),
+        (2, 1, 40, 4, 0, false, None),
     ] {
         let shape = AttentionShape {
             heads,
@@ -126,46 +128,47 @@ fn attention_in_bf16_is_its_definition() {
     // Probabilities and outputs are rounded to 8 bits each: a 256th of values up to 3, of which each error is a half.
     const TOLERANCE: f64 = 0.012;
     let mut random = Random::new(8);
-    let (length, past) = (77, 14);
-    let shape = AttentionShape {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 98,
-        scale: 0.1,
-        causal: true,
-        window: None,
-    };
-    let mut normal = |count: usize| {
-        let mut values = random.normal(count, 1.0);
-        round(&mut values, DType::BF16);
-        values
-    };
-    let positions = past + length;
-    let q = normal(length * shape.heads * shape.head_dim);
-    let keys = normal(positions * shape.kv_heads * shape.head_dim);
-    let values = normal(positions * shape.kv_heads * shape.head_dim);
-    let sequences = [Sequence {
-        keys: &keys,
-        values: &values,
-        mask: &vec![1; positions],
-    }];
-    for kernels in every_kernels() {
-        let mut out = vec![f32::NAN; q.len()];
-        attention(
-            kernels,
-            &q,
-            &sequences,
-            length,
-            past,
-            &shape,
-            DType::BF16,
-            &mut out,
-        );
-        assert_close(
-            &out,
-            &naive(&q, &sequences, length, past, &shape),
-            TOLERANCE,
-            &format!("{kernels:?}"),
-        );
+    for (length, past) in [(77, 14), (2, 89)] {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 98,
+            scale: 0.1,
+            causal: true,
+            window: None,
+        };
+        let mut normal = |count: usize| {
+            let mut values = random.normal(count, 1.0);
+            round(&mut values, DType::BF16);
+            values
+        };
+        let positions = past + length;
+        let q = normal(length * shape.heads * shape.head_dim);
+        let keys = normal(positions * shape.kv_heads * shape.head_dim);
+        let values = normal(positions * shape.kv_heads * shape.head_dim);
+        let sequences = [Sequence {
+            keys: &keys,
+            values: &values,
+            mask: &vec![1; positions],
+        }];
+        for kernels in every_kernels() {
+            let mut out = vec![f32::NAN; q.len()];
+            attention(
+                kernels,
+                &q,
+                &sequences,
+                length,
+                past,
+                &shape,
+                DType::BF16,
+                &mut out,
+            );
+            assert_close(
+                &out,
+                &naive(&q, &sequences, length, past, &shape),
+                TOLERANCE,
+                &format!("{kernels:?}"),
+            );
+        }
     }
 }

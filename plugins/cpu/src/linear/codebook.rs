@@ -11,17 +11,13 @@ use qbench_sdk::{
     DType, Result, StoredTensor,
     layout::{BlockCodebook, Blocks, NibbleOrder, Scale},
 };
-use rayon::prelude::*;
 
 use super::{
     dequantize_bytes, floats,
-    product::product,
+    product::{product, rows_of_few_tokens},
     rows::{Rows, Scratch, elements},
 };
-use crate::kernels::Kernels;
-
-/// Weight rows a task of few tokens takes.
-const ROWS_A_TASK: usize = 64;
+use crate::{kernels::Kernels, parallel};
 
 /// A weight whose codes stay as they are stored.
 pub(super) struct CodebookWeight {
@@ -83,35 +79,39 @@ impl CodebookWeight {
             && self.layout.bits == 4
             && codebook::can_dot(self.set, cols, self.layout.block)
         {
-            self.few_tokens(x, out, finish);
-            return Ok(());
+            return self.few_tokens(x, out, finish);
         }
         product(kernels, self.precision, x, self, (rows, cols), out, finish)
     }
 
     /// A token or a few: every code is read once, and decoded in a register.
-    fn few_tokens(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32], usize) + Sync) {
+    fn few_tokens(
+        &self,
+        x: &[f32],
+        out: &mut [f32],
+        finish: impl Fn(&mut [f32], usize) + Sync,
+    ) -> Result<()> {
         let (rows, cols) = (self.layout.rows, self.layout.cols);
         let x = Tokens::new(self.set, self.rounding(), self.layout.block, x, cols);
         let tokens = x.count();
         let out = SharedMatrix::new(out, tokens, rows);
         // Rows of whole blocks lie one after the other in either layout.
         let is_flat = self.layout.blocks == Blocks::Flat || cols.is_multiple_of(self.layout.block);
-        let rows_a_run = if is_flat { ROWS_A_TASK } else { 1 };
-        (0..rows.div_ceil(ROWS_A_TASK))
-            .into_par_iter()
-            .for_each_init(Vec::new, |scales, task| {
-                let rows = task * ROWS_A_TASK..((task + 1) * ROWS_A_TASK).min(rows);
-                for start in rows.clone().step_by(rows_a_run) {
-                    let part = start..(start + rows_a_run).min(rows.end);
-                    // SAFETY: tasks and their parts differ in their weight rows, so their blocks share no element.
-                    let mut block = unsafe { out.block(0..tokens, part.clone()) };
-                    codebook::dots(self.set, self.run(part, scales), &x, &mut block);
-                    for token in 0..tokens {
-                        finish(block.row(token), start);
-                    }
+        let rows_a_task = rows_of_few_tokens(rows, cols / 2);
+        let rows_a_run = if is_flat { rows_a_task } else { 1 };
+        parallel::for_each_init(rows.div_ceil(rows_a_task), Vec::new, |scales, task| {
+            let rows = task * rows_a_task..((task + 1) * rows_a_task).min(rows);
+            for start in rows.clone().step_by(rows_a_run) {
+                let part = start..(start + rows_a_run).min(rows.end);
+                // SAFETY: tasks and their parts differ in their weight rows, so their blocks share no element.
+                let mut block = unsafe { out.block(0..tokens, part.clone()) };
+                codebook::dots(self.set, self.run(part, scales), &x, &mut block);
+                for token in 0..tokens {
+                    finish(block.row(token), start);
                 }
-            });
+            }
+            Ok(())
+        })
     }
 
     /// Rows that lie one after the other in the codes: any of a flat layout or of whole blocks, else one.

@@ -4,10 +4,12 @@
 //! Sums run in f64, where they are exact in any order.
 
 use qbench_sdk::{
-    StoredTensor,
+    Result, StoredTensor,
     layout::fp8::{E4M3, quantize_row},
 };
 use rayon::prelude::*;
+
+use crate::parallel;
 
 use super::{
     floats,
@@ -36,34 +38,40 @@ impl Fp8Weight {
     }
 
     /// `out = x · Wᵀ`; `finish` gets each piece of an output row with the number of its first weight row.
-    pub(super) fn product(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32], usize) + Sync) {
+    pub(super) fn product(
+        &self,
+        x: &[f32],
+        out: &mut [f32],
+        finish: impl Fn(&mut [f32], usize) + Sync,
+    ) -> Result<()> {
         let (tokens, rows, cols) = (x.len() / self.cols, self.scales.len(), self.cols);
         let (activations, token_scales) = quantize(x, cols);
         let out = SharedMatrix::new(out, tokens, rows);
         let codes = self.tensor.buffer(0);
-        tasks(tokens, rows)
-            .into_par_iter()
-            .for_each_init(Scratch::default, |scratch, (rows, tokens)| {
-                widen(&codes[rows.start * cols..rows.end * cols], &mut scratch.panel);
-                scratch.sums.resize(tokens.len() * rows.len(), 0.0);
-                let mut sums = Block::new(&mut scratch.sums, tokens.len(), rows.len());
-                let x = View::new(&activations[tokens.start * cols..], tokens.len(), cols, cols);
-                let weights = View::new(&scratch.panel, rows.len(), cols, cols);
-                multiply(x, weights.transposed(), 1.0, Onto::Overwrite, &mut sums);
-                // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
-                let mut block = unsafe { out.block(tokens.clone(), rows.clone()) };
-                for (index, token_scale) in token_scales[tokens].iter().enumerate() {
-                    let values = block.row(index);
-                    for ((value, sum), scale) in values
-                        .iter_mut()
-                        .zip(sums.row(index))
-                        .zip(&self.scales[rows.clone()])
-                    {
-                        *value = *sum as f32 * (token_scale * scale);
-                    }
-                    finish(values, rows.start);
+        let tasks = tasks(tokens, rows);
+        parallel::for_each_init(tasks.len(), Scratch::default, |scratch, task| {
+            let (rows, tokens) = tasks[task].clone();
+            widen(&codes[rows.start * cols..rows.end * cols], &mut scratch.panel);
+            scratch.sums.resize(tokens.len() * rows.len(), 0.0);
+            let mut sums = Block::new(&mut scratch.sums, tokens.len(), rows.len());
+            let x = View::new(&activations[tokens.start * cols..], tokens.len(), cols, cols);
+            let weights = View::new(&scratch.panel, rows.len(), cols, cols);
+            multiply(x, weights.transposed(), 1.0, Onto::Overwrite, &mut sums);
+            // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
+            let mut block = unsafe { out.block(tokens.clone(), rows.clone()) };
+            for (index, token_scale) in token_scales[tokens].iter().enumerate() {
+                let values = block.row(index);
+                for ((value, sum), scale) in values
+                    .iter_mut()
+                    .zip(sums.row(index))
+                    .zip(&self.scales[rows.clone()])
+                {
+                    *value = *sum as f32 * (token_scale * scale);
                 }
-            });
+                finish(values, rows.start);
+            }
+            Ok(())
+        })
     }
 }
 

@@ -23,7 +23,7 @@ use super::{
     product::{self, TILE, pack, tasks},
     rows::{Rows, Scratch, elements},
 };
-use crate::{elementwise::round, kernels::Kernels};
+use crate::{elementwise::round, kernels::Kernels, parallel};
 
 /// Columns whose products of codes f32 adds exactly: 1024 · 127² < 2^24.
 const EXACT_COLS: usize = 1024;
@@ -88,36 +88,38 @@ impl Int8Weight {
             (Factor::Tiles(_), Kernels::Own(set)) => {
                 product::tile_tasks(tokens, rows, Operand::for_i8(set).units(self.cols))
             }
+            (Factor::Dots(..), _) => product::ranges(rows, product::rows_of_few_tokens(rows, self.cols))
+                .map(|rows| (rows, 0..tokens))
+                .collect(),
             _ => tasks(tokens, rows),
         };
-        tasks
-            .into_par_iter()
-            .try_for_each_init(Memory::default, |memory, (rows, tokens)| {
-                // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
-                let mut block = unsafe { out.block(tokens.clone(), rows.clone()) };
-                let scales = &self.scales[rows.clone()];
-                factor.sums(self, tokens.clone(), rows.clone(), memory)?;
-                for (index, token) in tokens.clone().enumerate() {
-                    let values = block.row(index);
-                    let sums = &memory.sums[index * rows.len()..][..rows.len()];
-                    let excess = factor.excess(token);
-                    scale_sums(values, sums, excess, activations.scales[token], scales);
-                    if let Some(bias) = bias {
-                        for (value, bias) in values.iter_mut().zip(&bias[rows.clone()]) {
-                            *value += bias;
-                        }
-                    }
-                    round(values, rounding);
-                }
-                if !activations.columns.is_empty() {
-                    let codes = &self.tensor.buffer(0)[rows.start * self.cols..rows.end * self.cols];
-                    self.add_outliers(&activations, tokens.clone(), codes, scales, memory, &mut block);
-                    for index in 0..tokens.len() {
-                        round(block.row(index), rounding);
+        parallel::for_each_init(tasks.len(), Memory::default, |memory, task| {
+            let (rows, tokens) = tasks[task].clone();
+            // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
+            let mut block = unsafe { out.block(tokens.clone(), rows.clone()) };
+            let scales = &self.scales[rows.clone()];
+            factor.sums(self, tokens.clone(), rows.clone(), memory)?;
+            for (index, token) in tokens.clone().enumerate() {
+                let values = block.row(index);
+                let sums = &memory.sums[index * rows.len()..][..rows.len()];
+                let excess = factor.excess(token);
+                scale_sums(values, sums, excess, activations.scales[token], scales);
+                if let Some(bias) = bias {
+                    for (value, bias) in values.iter_mut().zip(&bias[rows.clone()]) {
+                        *value += bias;
                     }
                 }
-                Ok(())
-            })
+                round(values, rounding);
+            }
+            if !activations.columns.is_empty() {
+                let codes = &self.tensor.buffer(0)[rows.start * self.cols..rows.end * self.cols];
+                self.add_outliers(&activations, tokens.clone(), codes, scales, memory, &mut block);
+                for index in 0..tokens.len() {
+                    round(block.row(index), rounding);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Adds the outlier columns' part, in the input's type and with f32 sums.

@@ -178,10 +178,7 @@ impl Linear {
             ),
             Weight::Codebook(weight) => weight.product(self.kernels, x, out, finish),
             Weight::Int8(weight) => weight.product(self.kernels, x, out, rounding, self.bias.as_deref()),
-            Weight::Fp8(weight) => {
-                weight.product(x, out, finish);
-                Ok(())
-            }
+            Weight::Fp8(weight) => weight.product(x, out, finish),
             Weight::Foreign(weight) => weight.product(self.kernels, x, (self.rows, self.cols), out, finish),
         }
     }

@@ -10,7 +10,7 @@ use qbench_sdk::{DType, Result};
 use rayon::prelude::*;
 
 use super::rows::{Rows, Scratch, encode};
-use crate::kernels::Kernels;
+use crate::{kernels::Kernels, parallel};
 
 /// Weight rows a task of the reference: a panel of a few thousand columns stays in the second-level cache.
 const PANEL: usize = 128;
@@ -27,14 +27,14 @@ pub(super) const TILE: usize = 1024;
 /// Bytes of an interleaved panel, so that it stays in the second-level cache beside the tokens that pass by.
 const PANEL_BYTES: usize = 512 << 10;
 
-/// Bytes of weights that a task of [`few_tokens`] reads at least, so that starting it costs little beside its work.
-const DOT_BYTES: usize = 128 << 10;
+/// Bytes of weights that a task of few tokens reads, or up to twice as many: memory is read fastest in long stretches.
+const DOT_BYTES: usize = 256 << 10;
 
 /// Tasks a thread, so that threads end at about the same time.
 const TASKS_A_THREAD: usize = 4;
 
 /// The ranges of `step` that make up `length`.
-fn ranges(length: usize, step: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+pub(super) fn ranges(length: usize, step: usize) -> impl Iterator<Item = Range<usize>> + Clone {
     (0..length)
         .step_by(step)
         .map(move |start| start..(start + step).min(length))
@@ -67,6 +67,13 @@ pub(super) fn tile_tasks(tokens: usize, rows: usize, units: usize) -> Vec<(Range
         .collect()
 }
 
+/// Weight rows that a task of few tokens takes: tasks of one length, as many for each thread.
+pub(super) fn rows_of_few_tokens(rows: usize, row_bytes: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let tasks_a_thread = (rows * row_bytes / (threads * DOT_BYTES)).max(1);
+    rows.div_ceil(threads * tasks_a_thread).next_multiple_of(4)
+}
+
 /// What values of the precision are multiplied as.
 pub(crate) fn operand(set: InstructionSet, precision: DType) -> Operand {
     match precision {
@@ -89,7 +96,7 @@ pub(super) fn product(
     let tokens = x.len() / cols;
     let out = SharedMatrix::new(out, tokens, rows);
     match kernels {
-        Kernels::Reference => reference(x, weight, cols, &out, tasks(tokens, rows), finish),
+        Kernels::Reference => reference(x, weight, cols, &out, &tasks(tokens, rows), finish),
         Kernels::Own(set) => {
             let operand = operand(set, precision);
             if tokens <= kernels::DOT_TOKENS && kernels::can_dot(set, operand) {
@@ -106,12 +113,14 @@ fn reference(
     weight: &impl Rows,
     cols: usize,
     out: &SharedMatrix<'_, f32>,
-    tasks: Vec<(Range<usize>, Range<usize>)>,
+    tasks: &[(Range<usize>, Range<usize>)],
     finish: impl Fn(&mut [f32], usize) + Sync,
 ) -> Result<()> {
-    tasks.into_par_iter().try_for_each_init(
+    parallel::for_each_init(
+        tasks.len(),
         <(Scratch, Vec<f32>)>::default,
-        |(scratch, copy), (rows, tokens)| {
+        |(scratch, copy), task| {
+            let (rows, tokens) = tasks[task].clone();
             let bytes = weight.rows(rows.clone(), Operand::F32, scratch)?;
             // A file's values may lie off a boundary; those are copied.
             let panel = match bytemuck::try_cast_slice(bytes) {
@@ -151,21 +160,22 @@ fn tiles(
     finish: impl Fn(&mut [f32], usize) + Sync,
 ) -> Result<()> {
     let tokens = interleave(set, operand, x, cols);
-    tile_tasks(tokens.rows(), rows, operand.units(cols))
-        .into_par_iter()
-        .try_for_each_init(
-            || (Scratch::new(), Interleaved::panel(operand)),
-            |(scratch, panel), (rows, range)| {
-                pack(set, weight, rows.clone(), cols, 0, scratch, panel)?;
-                // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
-                let mut block = unsafe { out.block(range.clone(), rows.clone()) };
-                kernels::multiply(set, &tokens, range.clone(), &*panel, &mut block);
-                for token in 0..range.len() {
-                    finish(block.row(token), rows.start);
-                }
-                Ok(())
-            },
-        )
+    let tasks = tile_tasks(tokens.rows(), rows, operand.units(cols));
+    parallel::for_each_init(
+        tasks.len(),
+        || (Scratch::new(), Interleaved::panel(operand)),
+        |(scratch, panel), task| {
+            let (rows, range) = tasks[task].clone();
+            pack(set, weight, rows.clone(), cols, 0, scratch, panel)?;
+            // SAFETY: two tasks differ in their weight rows or in their tokens, so their blocks share no element.
+            let mut block = unsafe { out.block(range.clone(), rows.clone()) };
+            kernels::multiply(set, &tokens, range.clone(), &*panel, &mut block);
+            for token in 0..range.len() {
+                finish(block.row(token), rows.start);
+            }
+            Ok(())
+        },
+    )
 }
 
 /// Interleaves weight rows, a group at a time.
@@ -225,20 +235,16 @@ fn few_tokens(
     let mut scratch = Scratch::new();
     let encoded = encode(operand, x, &mut scratch);
     let row_bytes = cols * operand.size();
-    let step = (DOT_BYTES / row_bytes.max(1))
-        .clamp(4, rows.max(4))
-        .next_multiple_of(4);
-    let tasks: Vec<_> = ranges(rows, step).collect();
-    tasks
-        .into_par_iter()
-        .try_for_each_init(Scratch::new, |scratch, rows| {
-            let bytes = weight.rows(rows.clone(), operand, scratch)?;
-            // SAFETY: tasks differ in their weight rows, so their blocks share no element.
-            let mut block: Block<'_, f32> = unsafe { out.block(0..tokens, rows.clone()) };
-            kernels::dots(set, operand, encoded, bytes, row_bytes, &mut block);
-            for token in 0..tokens {
-                finish(block.row(token), rows.start);
-            }
-            Ok(())
-        })
+    let step = rows_of_few_tokens(rows, row_bytes);
+    parallel::for_each_init(rows.div_ceil(step), Scratch::new, |scratch, task| {
+        let rows = task * step..((task + 1) * step).min(rows);
+        let bytes = weight.rows(rows.clone(), operand, scratch)?;
+        // SAFETY: tasks differ in their weight rows, so their blocks share no element.
+        let mut block: Block<'_, f32> = unsafe { out.block(0..tokens, rows.clone()) };
+        kernels::dots(set, operand, encoded, bytes, row_bytes, &mut block);
+        for token in 0..tokens {
+            finish(block.row(token), rows.start);
+        }
+        Ok(())
+    })
 }

@@ -2,19 +2,19 @@
 
 use std::arch::x86_64::{
     __m128i, __m512, __m512bh, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
-    _MM_HINT_T0, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_set1_epi16, _mm512_add_epi32,
-    _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi256_si512, _mm512_castsi512_ps,
-    _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64,
-    _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_fmadd_ps, _mm512_inserti64x4,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32, _mm512_maskz_loadu_epi64, _mm512_mul_ps,
-    _mm512_or_si512, _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_srli_epi64,
-    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
+    _MM_HINT_T0, _MM_HINT_T1, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_set1_epi16,
+    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi256_si512,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu8_epi32,
+    _mm512_cvtepu8_epi64, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_fmadd_ps,
+    _mm512_inserti64x4, _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32,
+    _mm512_maskz_loadu_epi64, _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi16,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi16,
+    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
 };
 
-use super::{DOT_STEP, HALF, Rounding, Run, portable};
-use crate::x86::dot_bf16;
+use super::{DOT_STEP, HALF, Line, Rounding, Run, portable};
+use crate::x86::{dot_bf16, totals};
 
 /// The 16 values of a block.
 ///
@@ -166,9 +166,10 @@ pub(super) unsafe fn dot<const TOKENS: usize>(run: Run<'_>, tokens: &[f32], cols
 }
 
 /// Bytes of codes between what is multiplied and what is fetched: processors stop fetching ahead at the end of a page.
-const AHEAD: usize = 8 << 10;
+const AHEAD: usize = 2 << 10;
 
-/// Rows that are multiplied at once, so that a load of tokens serves several.
+/// Rows that are multiplied at once, so that a load of tokens serves several and few sums wait for each other. They lie far
+/// apart, as processors follow one stream in a page.
 const ROWS: usize = 4;
 
 /// Products of consecutive rows with tokens in bf16.
@@ -176,17 +177,13 @@ const ROWS: usize = 4;
 pub(super) struct Quads<'a> {
     /// Begins with the first row, on a boundary of [`HALF`] elements of its block.
     pub(super) run: Run<'a>,
-    /// `[tokens][steps][4][32]`: element `4 i + j` of a step is the `i`-th of its part `j`; filled up with zeros.
-    pub(super) tokens: &'a [u16],
+    /// `[tokens][steps][4]` lines: element `4 i + j` of a step is the `i`-th of its part `j`; filled up with zeros.
+    pub(super) tokens: &'a [Line],
     pub(super) cols: usize,
     pub(super) rows: usize,
 }
 
 /// Sums in bf16 products, which one instruction makes of 32 values and adds to 16 sums.
-///
-/// 64 bytes of codes are 32 words of four codes each, so shifts alone bring every code to the low end of its word. The
-/// look-up of 16 bits minds five bits of an index: the fifth chooses between the tables of the step's two halves.
-/// Values of a block too small for a normal bf16 count as zero, as they do in the product's instruction.
 ///
 /// # Safety
 /// The processor has AVX-512 with the bf16 dot product. The run begins with a byte, is rounded to bf16, its block is
@@ -194,59 +191,101 @@ pub(super) struct Quads<'a> {
 /// `tokens` holds `TOKENS` tokens, and `out` has room for `TOKENS` rows of `rows` sums, `stride` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
 pub(super) unsafe fn dots<const TOKENS: usize>(quads: Quads<'_>, out: *mut f32, stride: usize) {
-    let whole = quads.rows / ROWS * ROWS;
-    // SAFETY: the caller's, handed on.
-    unsafe {
-        for first in (0..whole).step_by(ROWS) {
-            dots_of_rows::<TOKENS, ROWS>(quads, first, out, stride);
+    let apart = quads.rows / ROWS;
+    for first in 0..apart {
+        // SAFETY: the caller's, handed on; the rows are there.
+        let sums = unsafe { quads.sums::<TOKENS, ROWS>(std::array::from_fn(|row| first + row * apart)) };
+        for (token, sums) in sums.into_iter().enumerate() {
+            for (row, sum) in totals(sums).into_iter().enumerate() {
+                // SAFETY: the caller's room.
+                unsafe { *out.add(token * stride + first + row * apart) = sum };
+            }
         }
-        for first in whole..quads.rows {
-            dots_of_rows::<TOKENS, 1>(quads, first, out, stride);
+    }
+    // In the order of the others: a sum must not depend on where a task ends.
+    let none = _mm512_setzero_ps();
+    for row in ROWS * apart..quads.rows {
+        // SAFETY: the caller's, handed on; the row is there.
+        let sums = unsafe { quads.sums::<TOKENS, 1>([row]) };
+        for (token, [sum]) in sums.into_iter().enumerate() {
+            // SAFETY: the caller's room.
+            unsafe { *out.add(token * stride + row) = totals([sum, none, none, none])[0] };
         }
     }
 }
 
-/// # Safety
-/// As [`dots`], and `quads` has the rows `first .. first + COUNT`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-unsafe fn dots_of_rows<const TOKENS: usize, const COUNT: usize>(
-    quads: Quads<'_>,
-    first: usize,
-    out: *mut f32,
-    stride: usize,
-) {
-    const STEP: usize = 2 * HALF;
-    let Quads {
-        run, tokens, cols, ..
-    } = quads;
-    // SAFETY: 16 values.
-    let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
-    let low = _mm512_set1_epi16(0xf);
-    let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(0x10));
-    let halves_a_row = cols / HALF;
-    let scale_shift = (run.block / HALF).trailing_zeros();
-    let first_half = run.before / HALF;
-    // A byte's first code is in its upper half, or in its lower one.
-    let parts: [usize; 4] = if run.high_first {
-        [1, 0, 3, 2]
-    } else {
-        [0, 1, 2, 3]
-    };
-    let steps = cols.div_ceil(STEP);
-    let mut sums = [[_mm512_setzero_ps(); TOKENS]; COUNT];
-    for step in 0..steps {
-        let is_whole = 2 * step + 2 <= halves_a_row;
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let half = (first + row) * halves_a_row + 2 * step;
-            let scale = |half: usize| {
+impl Quads<'_> {
+    /// The products of some rows, 16 partial sums for each token and row.
+    ///
+    /// 64 bytes of codes are 32 words of four codes each, so shifts alone bring every code to the low end of its word.
+    /// The look-up of 16 bits minds five bits of an index: the fifth chooses between the tables of the step's two halves.
+    /// Values of a block too small for a normal bf16 count as zero, as they do in the product's instruction.
+    ///
+    /// # Safety
+    /// As [`dots`], and the rows are there.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn sums<const TOKENS: usize, const COUNT: usize>(
+        &self,
+        rows: [usize; COUNT],
+    ) -> [[__m512; COUNT]; TOKENS] {
+        let halves = self.cols / HALF;
+        let mut sums = [[_mm512_setzero_ps(); COUNT]; TOKENS];
+        // SAFETY: the caller's, handed on; halves of the row.
+        unsafe {
+            for step in 0..halves / 2 {
+                self.add::<TOKENS, COUNT, true>(rows, step, &mut sums);
+            }
+            if halves % 2 == 1 {
+                self.add::<TOKENS, COUNT, false>(rows, halves / 2, &mut sums);
+            }
+        }
+        sums
+    }
+
+    /// Adds a step of the rows, two halves or the one that is left.
+    ///
+    /// # Safety
+    /// As [`dots`], and the rows have the halves of the step.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+    unsafe fn add<const TOKENS: usize, const COUNT: usize, const WHOLE: bool>(
+        &self,
+        rows: [usize; COUNT],
+        step: usize,
+        sums: &mut [[__m512; COUNT]; TOKENS],
+    ) {
+        const PARTS: usize = 4;
+        let run = &self.run;
+        // SAFETY: 16 values.
+        let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
+        let low = _mm512_set1_epi16(0xf);
+        let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(0x10));
+        // A byte's first code is in its upper half, or in its lower one.
+        let parts: [usize; PARTS] = if run.high_first {
+            [1, 0, 3, 2]
+        } else {
+            [0, 1, 2, 3]
+        };
+        let halves = self.cols / HALF;
+        let steps = halves.div_ceil(2);
+        let first_half = run.before / HALF;
+        let scale_shift = (run.block / HALF).trailing_zeros();
+        let mut words = [_mm512_setzero_si512(); COUNT];
+        let mut tables = [_mm512_setzero_si512(); COUNT];
+        for ((words, tables), row) in words.iter_mut().zip(&mut tables).zip(rows) {
+            let half = row * halves + 2 * step;
+            let table = |half: usize| {
                 // SAFETY: the block of an element of the rows has a scale.
-                unsafe { _mm512_set1_ps(*run.scales.get_unchecked((first_half + half) >> scale_shift)) }
+                let scale = unsafe { *run.scales.get_unchecked((first_half + half) >> scale_shift) };
+                _mm512_mul_ps(codebook, _mm512_set1_ps(scale))
             };
             let codes = run.codes.as_ptr().wrapping_add(half * HALF / 2);
-            _mm_prefetch::<_MM_HINT_T0>(codes.wrapping_add(AHEAD).cast());
-            let (words, second_scale) = if is_whole {
+            _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(AHEAD).cast());
+            let second;
+            (*words, second) = if WHOLE {
                 // SAFETY: the codes of both halves.
-                (unsafe { _mm512_loadu_si512(codes.cast()) }, scale(half + 1))
+                (unsafe { _mm512_loadu_si512(codes.cast()) }, table(half + 1))
             } else {
                 // SAFETY: the mask lets through the first half, the row's last. Zeros stand for the other one.
                 (
@@ -254,37 +293,25 @@ unsafe fn dots_of_rows<const TOKENS: usize, const COUNT: usize>(
                     _mm512_setzero_ps(),
                 )
             };
-            let tables = _mm512_cvtne2ps_pbh(
-                _mm512_mul_ps(codebook, second_scale),
-                _mm512_mul_ps(codebook, scale(half)),
-            );
+            let both = _mm512_cvtne2ps_pbh(second, table(half));
             // SAFETY: both types are vectors of 512 bits, of any bit pattern.
-            let tables = unsafe { std::mem::transmute::<__m512bh, __m512i>(tables) };
-            // (words & low) | second_half
-            let look_up = |words| {
-                let index = _mm512_ternarylogic_epi32::<0xea>(words, low, second_half);
-                _mm512_permutexvar_epi16(index, tables)
-            };
-            let weights = [
-                look_up(words),
-                look_up(_mm512_srli_epi16::<4>(words)),
-                look_up(_mm512_srli_epi16::<8>(words)),
-                look_up(_mm512_srli_epi16::<12>(words)),
-            ];
-            for (token, sum) in sums.iter_mut().enumerate() {
-                let x = tokens.as_ptr().wrapping_add((token * steps + step) * STEP);
-                for (part, weights) in parts.iter().zip(weights) {
-                    // SAFETY: the 32 values of a part of that token's step.
-                    let x = unsafe { _mm512_loadu_si512(x.add(part * 32).cast()) };
-                    *sum = dot_bf16(*sum, x, weights);
+            *tables = unsafe { std::mem::transmute::<__m512bh, __m512i>(both) };
+        }
+        for part in parts {
+            for row in 0..COUNT {
+                // (words & low) | second_half
+                let index = _mm512_ternarylogic_epi32::<0xea>(words[row], low, second_half);
+                let weights = _mm512_permutexvar_epi16(index, tables[row]);
+                words[row] = _mm512_srli_epi16::<4>(words[row]);
+                for (token, sums) in sums.iter_mut().enumerate() {
+                    let x = self
+                        .tokens
+                        .as_ptr()
+                        .wrapping_add((token * steps + step) * PARTS + part);
+                    // SAFETY: a part of that token's step.
+                    sums[row] = dot_bf16(sums[row], unsafe { _mm512_load_si512(x.cast()) }, weights);
                 }
             }
-        }
-    }
-    for (row, sums) in sums.into_iter().enumerate() {
-        for (token, sum) in sums.into_iter().enumerate() {
-            // SAFETY: the caller's room.
-            unsafe { *out.add(token * stride + first + row) = _mm512_reduce_add_ps(sum) };
         }
     }
 }

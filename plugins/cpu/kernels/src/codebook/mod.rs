@@ -153,8 +153,13 @@ enum Form {
     Pairs(Vec<f32>),
     /// As bits of bf16; in each two [`HALF`]s every fourth from the first on comes first, then those from the second on,
     /// and so on. Filled up with zeros.
-    Quads(Vec<u16>),
+    Quads(Vec<Line>),
 }
+
+/// Values that a load takes, so that none straddles two lines of the cache.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Line([u16; 32]);
 
 impl Tokens {
     /// Lays out tokens of `cols` elements for rows of blocks of that size which are rounded so. For [`Rounding::Bf16`]
@@ -200,15 +205,15 @@ fn pairs(x: &[f32]) -> Vec<f32> {
     pairs
 }
 
-fn quads(x: &[f32], cols: usize) -> Vec<u16> {
+fn quads(x: &[f32], cols: usize) -> Vec<Line> {
     const STEP: usize = 2 * HALF;
     let steps = cols.div_ceil(STEP);
-    let mut quads = vec![0; x.len() / cols * steps * STEP];
-    for (x, quads) in x.chunks_exact(cols).zip(quads.chunks_exact_mut(steps * STEP)) {
-        for (x, step) in x.chunks(STEP).zip(quads.as_chunks_mut::<STEP>().0) {
+    let mut quads = vec![Line([0; 32]); x.len() / cols * steps * 4];
+    for (x, quads) in x.chunks_exact(cols).zip(quads.chunks_exact_mut(steps * 4)) {
+        for (x, step) in x.chunks(STEP).zip(quads.as_chunks_mut::<4>().0) {
             for (index, four) in x.as_chunks::<4>().0.iter().enumerate() {
                 for (part, value) in four.iter().enumerate() {
-                    step[part * (STEP / 4) + index] = (value.to_bits() >> 16) as u16;
+                    step[part].0[index] = (value.to_bits() >> 16) as u16;
                 }
             }
         }
