@@ -1,5 +1,8 @@
 //! `4bit_nf4`, `4bit_fp4` and `4bit_nf4_double`: blocks of 4-bit codes into a table (Dettmers et al. 2023, QLoRA).
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod bins;
 mod quantize;
 
 use qbench_sdk::{

@@ -7,6 +7,7 @@
 
 use qbench_sdk::{Matrix, Result, layout::four_bit::Table, parallel};
 
+use super::bins::Bins;
 use crate::storage::{PART, absmax, read_flat};
 
 /// f32(1e-38): what a block's scale is taken for at least, so that its reciprocal is finite.
@@ -32,6 +33,7 @@ pub(super) fn quantize(
 ) -> Result<Vec<f32>> {
     let elements = source.rows() * source.cols();
     let mut scales = vec![0.0; elements.div_ceil(block)];
+    let bins = usable_bins(table);
     let parts = codes
         .chunks_mut(PART / 2)
         .zip(scales.chunks_mut(PART / block))
@@ -40,10 +42,36 @@ pub(super) fn quantize(
         let first = part * PART;
         let mut values = vec![0.0; PART.min(elements - first)];
         read_flat(source, first, &mut values)?;
-        pulp::Arch::new().dispatch(|| quantize_part(&mut values, block, table, codes, scales));
+        let done = match &bins {
+            Some(bins) => full_blocks(&values, block, bins, codes, scales),
+            None => 0,
+        };
+        let (values, codes) = (&mut values[done * block..], &mut codes[done * block / 2..]);
+        pulp::Arch::new().dispatch(|| quantize_part(values, block, table, codes, &mut scales[done..]));
         Ok(())
     })?;
     Ok(scales)
+}
+
+/// The table's bins where [`full_blocks`] can use them.
+fn usable_bins(table: &Table) -> Option<Bins> {
+    #[cfg(target_arch = "x86_64")]
+    if super::avx512::is_available() {
+        return Bins::new(table);
+    }
+    None
+}
+
+/// Quantises the full blocks by look-up and returns their number.
+fn full_blocks(values: &[f32], block: usize, bins: &Bins, codes: &mut [u8], scales: &mut [f32]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: there are bins where the instructions are there alone.
+    unsafe {
+        super::avx512::full_blocks(values, block, bins, codes, scales);
+        values.len() / block
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no bins on this architecture")
 }
 
 #[inline(always)]
@@ -80,7 +108,7 @@ fn partial_block(values: &mut [f32], table: &Table, codes: &mut [u8]) -> f32 {
 }
 
 /// Unlike `f32::max`, keeps a NaN.
-fn at_least_floor(scale: f32) -> f32 {
+pub(super) fn at_least_floor(scale: f32) -> f32 {
     if scale < SCALE_FLOOR { SCALE_FLOOR } else { scale }
 }
 
@@ -142,6 +170,52 @@ mod tests {
             }
             assert_eq!([-1.0, f32::NEG_INFINITY].map(code), [expected(0); 2]);
             assert_eq!([1.0, f32::INFINITY, f32::NAN].map(code), [expected(15); 3]);
+        }
+    }
+
+    /// Look-ups against comparisons, at and beside each bound, at the ends, and for numbers of all sizes.
+    #[test]
+    fn both_forms_find_the_same_codes() {
+        for table in [&NF4, &FP4] {
+            let Some(bins) = usable_bins(table) else {
+                return;
+            };
+            let mut values: Vec<f32> = table
+                .bounds
+                .iter()
+                .flat_map(|bound| [bound.next_down(), *bound, bound.next_up()])
+                .chain([0.0, -0.0, 1.0, -1.0, 1.0_f32.next_up(), 1e-40, -1e-40])
+                .collect();
+            let mut state = 1_u32;
+            values.resize_with(64 * 400, || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            });
+            // Scales of 1, which leave the values what they are, others, and broken ones.
+            for (block, factor) in [(0, 1.0), (20, 3.7e-5), (40, 1e-39), (60, 1e38), (80, 0.0)] {
+                for value in &mut values[block * 64..] {
+                    *value *= factor;
+                }
+            }
+            values[100 * 64] = f32::NAN;
+            values[101 * 64 + 5] = f32::NEG_INFINITY;
+            for block in [64, 32, 128] {
+                let found = |by_look_up: bool| {
+                    let (mut codes, mut scales) =
+                        (vec![0; values.len() / 2], vec![0.0; values.len() / block]);
+                    if by_look_up {
+                        assert_eq!(
+                            full_blocks(&values, block, &bins, &mut codes, &mut scales),
+                            scales.len()
+                        );
+                    } else {
+                        quantize_part(&mut values.clone(), block, table, &mut codes, &mut scales);
+                    }
+                    let scales: Vec<u32> = scales.into_iter().map(f32::to_bits).collect();
+                    (codes, scales)
+                };
+                assert!(found(true) == found(false), "blocks of {block}");
+            }
         }
     }
 
