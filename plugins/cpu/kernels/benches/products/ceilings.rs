@@ -96,7 +96,7 @@ pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
 mod x86 {
     use std::{
         arch::x86_64::{
-            __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_add_epi32,
+            __m256, __m256i, __m512, __m512bh, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_add_epi32,
             _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm512_add_epi32,
             _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_si512, _mm512_madd_epi16,
             _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_si512, _mm512_xor_si512,
@@ -106,19 +106,21 @@ mod x86 {
 
     use super::TURNS;
 
-    /// All bytes combined, in four streams that are fetched ahead: one stream alone leaves memory idle at the end of each
-    /// page.
+    /// All bytes combined, in pieces of which four streams are read at once and fetched ahead: one stream alone leaves
+    /// memory idle at the end of each page.
     #[target_feature(enable = "avx512f")]
     pub(super) fn read_512(bytes: &[u8]) -> __m512i {
         const AHEAD: usize = 4 << 10;
-        let quarter = bytes.len() / 4;
+        const PIECE: usize = 256 << 10;
         let mut sums = [_mm512_setzero_si512(); 4];
-        for at in (0..quarter / 64 * 64).step_by(64) {
-            for (stream, sum) in sums.iter_mut().enumerate() {
-                let from = bytes.as_ptr().wrapping_add(stream * quarter + at);
-                _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(AHEAD).cast());
-                // SAFETY: 64 bytes of that quarter are left.
-                *sum = _mm512_xor_si512(*sum, unsafe { _mm512_loadu_si512(from.cast()) });
+        for piece in bytes.as_chunks::<PIECE>().0 {
+            for at in (0..PIECE / 4).step_by(64) {
+                for (stream, sum) in sums.iter_mut().enumerate() {
+                    let from = piece.as_ptr().wrapping_add(stream * PIECE / 4 + at);
+                    _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(AHEAD).cast());
+                    // SAFETY: 64 bytes of that stream are left.
+                    *sum = _mm512_xor_si512(*sum, unsafe { _mm512_loadu_si512(from.cast()) });
+                }
             }
         }
         let [a, b, c, d] = sums;

@@ -19,7 +19,7 @@ use crate::{
 const SHAPES: [(usize, usize); 3] = [(768, 768), (3072, 768), (768, 3072)];
 
 /// Bytes that a turn over all matrices reads: far more than the caches hold.
-const TURN: usize = 64 << 20;
+const TURN: usize = 128 << 20;
 
 pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
     let mut subjects = Vec::new();
