@@ -354,9 +354,10 @@ fn int8_edges_are_bitsandbytes() {
         };
         let bias = floats(&bytes(format!("{layer}.bias")));
         let x = floats(&bytes(format!("{layer}.{case}.x")));
-        // In f32 the order of the outliers' sums; in the others a last bit of either rounding as well.
+        // In f32 the order of the outliers' sums, which is another for each instruction set and whose terms cancel; in the
+        // others a last bit of either rounding as well.
         for (name, precision, tolerance) in [
-            ("f32", DType::F32, 2e-6),
+            ("f32", DType::F32, 4e-6),
             ("f16", DType::F16, 2.0 / 2048.0),
             ("bf16", DType::BF16, 2.0 / 256.0),
         ] {
