@@ -3,17 +3,18 @@
 use std::arch::x86_64::{
     __m128i, __m512, __m512bh, __m512i, _CMP_UNORD_Q, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
     _MM_HINT_T0, _MM_HINT_T1, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm256_set1_epi16,
-    _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512, _mm512_castsi256_si512,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepu8_epi32,
-    _mm512_cvtepu8_epi64, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph, _mm512_fmadd_ps,
-    _mm512_inserti64x4, _mm512_load_si512, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_epi32,
-    _mm512_maskz_loadu_epi64, _mm512_mul_ps, _mm512_or_si512, _mm512_permutexvar_epi16,
-    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi16,
-    _mm512_srli_epi32, _mm512_srli_epi64, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
+    _mm256_set1_epi32, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512, _mm512_castps_si512,
+    _mm512_castsi256_si512, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16,
+    _mm512_cvtepu8_epi32, _mm512_cvtepu8_epi64, _mm512_cvtne2ps_pbh, _mm512_cvtph_ps, _mm512_cvtps_ph,
+    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_load_ps, _mm512_load_si512, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_mov_epi32, _mm512_maskz_loadu_epi64, _mm512_mul_ps, _mm512_or_si512,
+    _mm512_permutex2var_ps, _mm512_permutexvar_epi16, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi16, _mm512_srli_epi32, _mm512_srli_epi64,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_ternarylogic_epi32,
 };
 
-use super::{DOT_STEP, HALF, Line, Rounding, Run, portable};
+use super::{DOT_STEP, HALF, LONG_PARTS, Line, Rounding, Run, SHORT_PARTS, portable};
 use crate::x86::{dot_bf16, totals};
 
 /// The 16 values of a block.
@@ -172,145 +173,211 @@ const AHEAD: usize = 2 << 10;
 /// apart, as processors follow one stream in a page.
 const ROWS: usize = 4;
 
-/// Products of consecutive rows with tokens in bf16.
+/// Products of consecutive rows with tokens.
 #[derive(Clone, Copy)]
-pub(super) struct Quads<'a> {
+pub(super) struct Wide<'a> {
     /// Begins with the first row, on a boundary of [`HALF`] elements of its block.
     pub(super) run: Run<'a>,
-    /// `[tokens][steps][4]` lines: element `4 i + j` of a step is the `i`-th of its part `j`; filled up with zeros.
+    /// `[tokens][steps][parts]`; filled up with zeros.
     pub(super) tokens: &'a [Line],
     pub(super) cols: usize,
     pub(super) rows: usize,
 }
 
-/// Sums in bf16 products, which one instruction makes of 32 values and adds to 16 sums.
-///
-/// # Safety
-/// The processor has AVX-512 with the bf16 dot product. The run begins with a byte, is rounded to bf16, its block is
-/// [`HALF`] elements times a power of two, and `cols` a multiple of [`HALF`]; codes and scales suffice for all rows,
-/// `tokens` holds `TOKENS` tokens, and `out` has room for `TOKENS` rows of `rows` sums, `stride` apart.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-pub(super) unsafe fn dots<const TOKENS: usize>(quads: Quads<'_>, out: *mut f32, stride: usize) {
-    let apart = quads.rows / ROWS;
-    for first in 0..apart {
-        // SAFETY: the caller's, handed on; the rows are there.
-        let sums = unsafe { quads.sums::<TOKENS, ROWS>(std::array::from_fn(|row| first + row * apart)) };
-        for (token, sums) in sums.into_iter().enumerate() {
-            for (row, sum) in totals(sums).into_iter().enumerate() {
-                // SAFETY: the caller's room.
-                unsafe { *out.add(token * stride + first + row * apart) = sum };
+macro_rules! products {
+    ($dots:ident, $sums:ident, $add:ident, $features:literal) => {
+        /// # Safety
+        /// The processor has the features. The run begins with a byte, its block is [`HALF`] elements times a power of two,
+        /// and `cols` a multiple of [`HALF`]; codes and scales suffice for all rows, `tokens` holds `TOKENS` tokens laid out
+        /// for this product, and `out` has room for `TOKENS` rows of `rows` sums, `stride` apart.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $dots<const TOKENS: usize>(wide: Wide<'_>, out: *mut f32, stride: usize) {
+            let apart = wide.rows / ROWS;
+            for first in 0..apart {
+                let rows: [usize; ROWS] = std::array::from_fn(|row| first + row * apart);
+                // SAFETY: the caller's, handed on; the rows are there.
+                let sums = unsafe { $sums::<TOKENS, ROWS>(&wide, rows) };
+                for (token, sums) in sums.into_iter().enumerate() {
+                    for (row, sum) in rows.into_iter().zip(totals(sums)) {
+                        // SAFETY: the caller's room.
+                        unsafe { *out.add(token * stride + row) = sum };
+                    }
+                }
+            }
+            // In the order of the others: a sum must not depend on where a task ends.
+            let none = _mm512_setzero_ps();
+            for row in ROWS * apart..wide.rows {
+                // SAFETY: the caller's, handed on; the row is there.
+                let sums = unsafe { $sums::<TOKENS, 1>(&wide, [row]) };
+                for (token, [sum]) in sums.into_iter().enumerate() {
+                    // SAFETY: the caller's room.
+                    unsafe { *out.add(token * stride + row) = totals([sum, none, none, none])[0] };
+                }
             }
         }
+
+        /// The products of some rows, 16 partial sums for each token and row.
+        ///
+        /// # Safety
+        /// The caller's, and the rows are there.
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $sums<const TOKENS: usize, const COUNT: usize>(
+            wide: &Wide<'_>,
+            rows: [usize; COUNT],
+        ) -> [[__m512; COUNT]; TOKENS] {
+            let halves = wide.cols / HALF;
+            let mut sums = [[_mm512_setzero_ps(); COUNT]; TOKENS];
+            // SAFETY: the caller's, handed on; halves of the row.
+            unsafe {
+                for step in 0..halves / 2 {
+                    $add::<TOKENS, COUNT, true>(wide, rows, step, &mut sums);
+                }
+                if halves % 2 == 1 {
+                    $add::<TOKENS, COUNT, false>(wide, rows, halves / 2, &mut sums);
+                }
+            }
+            sums
+        }
+    };
+}
+
+// Sums in bf16 products, which one instruction makes of 32 values and adds to 16 sums. Values of a block too small for a
+// normal bf16 count as zero, as they do in that instruction.
+products!(
+    dots_in_bf16,
+    sums_in_bf16,
+    add_in_bf16,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+);
+products!(
+    dots_in_f32,
+    sums_in_f32,
+    add_in_f32,
+    "avx512f,avx512bw,avx512dq,avx512vl"
+);
+
+impl Wide<'_> {
+    /// A row's 128 codes of a step, or the 64 that are left and zeros; and the scales of both halves.
+    ///
+    /// # Safety
+    /// The row has the halves of the step.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load<const WHOLE: bool>(&self, row: usize, step: usize) -> (__m512i, f32, f32) {
+        let run = &self.run;
+        let half = row * (self.cols / HALF) + 2 * step;
+        let scale = |half: usize| {
+            let index = (run.before / HALF + half) >> (run.block / HALF).trailing_zeros();
+            // SAFETY: the block of an element of the rows has a scale.
+            unsafe { *run.scales.get_unchecked(index) }
+        };
+        let codes = run.codes.as_ptr().wrapping_add(half * HALF / 2);
+        _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(AHEAD).cast());
+        if WHOLE {
+            // SAFETY: the codes of both halves.
+            let words = unsafe { _mm512_loadu_si512(codes.cast()) };
+            (words, scale(half), scale(half + 1))
+        } else {
+            // SAFETY: the mask lets through the first half, the row's last.
+            let words = unsafe { _mm512_maskz_loadu_epi64(0xf, codes.cast()) };
+            (words, scale(half), 0.0)
+        }
     }
-    // In the order of the others: a sum must not depend on where a task ends.
-    let none = _mm512_setzero_ps();
-    for row in ROWS * apart..quads.rows {
-        // SAFETY: the caller's, handed on; the row is there.
-        let sums = unsafe { quads.sums::<TOKENS, 1>([row]) };
-        for (token, [sum]) in sums.into_iter().enumerate() {
-            // SAFETY: the caller's room.
-            unsafe { *out.add(token * stride + row) = totals([sum, none, none, none])[0] };
+
+    /// A part of a token's step.
+    fn part<const PARTS: usize>(&self, token: usize, step: usize, part: usize) -> *const Line {
+        let steps = self.cols.div_ceil(2 * HALF);
+        self.tokens
+            .as_ptr()
+            .wrapping_add((token * steps + step) * PARTS + part)
+    }
+}
+
+/// A step of 64 bytes as 32 words of four codes each: shifts alone bring every code to the low end of its word. The look-up
+/// of 16 bits minds five bits of an index: the fifth chooses between the tables of the step's two halves.
+///
+/// # Safety
+/// As [`dots_in_bf16`], and the rows have the halves of the step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
+unsafe fn add_in_bf16<const TOKENS: usize, const COUNT: usize, const WHOLE: bool>(
+    wide: &Wide<'_>,
+    rows: [usize; COUNT],
+    step: usize,
+    sums: &mut [[__m512; COUNT]; TOKENS],
+) {
+    // SAFETY: 16 values.
+    let codebook = unsafe { _mm512_loadu_ps(wide.run.codebook.as_ptr()) };
+    let low = _mm512_set1_epi16(0xf);
+    let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(0x10));
+    let mut words = [_mm512_setzero_si512(); COUNT];
+    let mut tables = [_mm512_setzero_si512(); COUNT];
+    for ((words, tables), row) in words.iter_mut().zip(&mut tables).zip(rows) {
+        // SAFETY: the caller's.
+        let (codes, first, second) = unsafe { wide.load::<WHOLE>(row, step) };
+        let table = |scale| _mm512_mul_ps(codebook, _mm512_set1_ps(scale));
+        // SAFETY: both types are vectors of 512 bits, of any bit pattern.
+        *tables = unsafe {
+            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(table(second), table(first)))
+        };
+        *words = codes;
+    }
+    for nibble in 0..SHORT_PARTS {
+        // A byte's first code is in its upper half, or in its lower one.
+        let part = nibble ^ usize::from(wide.run.high_first);
+        for row in 0..COUNT {
+            // (words & low) | second_half
+            let index = _mm512_ternarylogic_epi32::<0xea>(words[row], low, second_half);
+            let weights = _mm512_permutexvar_epi16(index, tables[row]);
+            words[row] = _mm512_srli_epi16::<4>(words[row]);
+            for (token, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: a part of that token's step.
+                let x = unsafe { _mm512_load_si512(wide.part::<SHORT_PARTS>(token, step, part).cast()) };
+                sums[row] = dot_bf16(sums[row], x, weights);
+            }
         }
     }
 }
 
-impl Quads<'_> {
-    /// The products of some rows, 16 partial sums for each token and row.
-    ///
-    /// 64 bytes of codes are 32 words of four codes each, so shifts alone bring every code to the low end of its word.
-    /// The look-up of 16 bits minds five bits of an index: the fifth chooses between the tables of the step's two halves.
-    /// Values of a block too small for a normal bf16 count as zero, as they do in the product's instruction.
-    ///
-    /// # Safety
-    /// As [`dots`], and the rows are there.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn sums<const TOKENS: usize, const COUNT: usize>(
-        &self,
-        rows: [usize; COUNT],
-    ) -> [[__m512; COUNT]; TOKENS] {
-        let halves = self.cols / HALF;
-        let mut sums = [[_mm512_setzero_ps(); COUNT]; TOKENS];
-        // SAFETY: the caller's, handed on; halves of the row.
-        unsafe {
-            for step in 0..halves / 2 {
-                self.add::<TOKENS, COUNT, true>(rows, step, &mut sums);
-            }
-            if halves % 2 == 1 {
-                self.add::<TOKENS, COUNT, false>(rows, halves / 2, &mut sums);
-            }
-        }
-        sums
+/// A step of 64 bytes as 16 words of eight codes each, which shifts bring to the low end of its word; the fifth bit of an
+/// index chooses between the tables of the step's two halves.
+///
+/// # Safety
+/// As [`dots_in_f32`], and the rows have the halves of the step.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn add_in_f32<const TOKENS: usize, const COUNT: usize, const WHOLE: bool>(
+    wide: &Wide<'_>,
+    rows: [usize; COUNT],
+    step: usize,
+    sums: &mut [[__m512; COUNT]; TOKENS],
+) {
+    let rounding = wide.run.rounding;
+    // SAFETY: 16 values.
+    let codebook = unsafe { _mm512_loadu_ps(wide.run.codebook.as_ptr()) };
+    let low = _mm512_set1_epi32(0xf);
+    let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi32(0x10));
+    let mut words = [_mm512_setzero_si512(); COUNT];
+    let mut tables = [[_mm512_setzero_ps(); 2]; COUNT];
+    for ((words, tables), row) in words.iter_mut().zip(&mut tables).zip(rows) {
+        // SAFETY: the caller's.
+        let (codes, first, second) = unsafe { wide.load::<WHOLE>(row, step) };
+        *tables = [first, second].map(|scale| table(codebook, scale, rounding));
+        *words = codes;
     }
-
-    /// Adds a step of the rows, two halves or the one that is left.
-    ///
-    /// # Safety
-    /// As [`dots`], and the rows have the halves of the step.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")]
-    unsafe fn add<const TOKENS: usize, const COUNT: usize, const WHOLE: bool>(
-        &self,
-        rows: [usize; COUNT],
-        step: usize,
-        sums: &mut [[__m512; COUNT]; TOKENS],
-    ) {
-        const PARTS: usize = 4;
-        let run = &self.run;
-        // SAFETY: 16 values.
-        let codebook = unsafe { _mm512_loadu_ps(run.codebook.as_ptr()) };
-        let low = _mm512_set1_epi16(0xf);
-        let second_half = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(0x10));
+    for nibble in 0..LONG_PARTS {
         // A byte's first code is in its upper half, or in its lower one.
-        let parts: [usize; PARTS] = if run.high_first {
-            [1, 0, 3, 2]
-        } else {
-            [0, 1, 2, 3]
-        };
-        let halves = self.cols / HALF;
-        let steps = halves.div_ceil(2);
-        let first_half = run.before / HALF;
-        let scale_shift = (run.block / HALF).trailing_zeros();
-        let mut words = [_mm512_setzero_si512(); COUNT];
-        let mut tables = [_mm512_setzero_si512(); COUNT];
-        for ((words, tables), row) in words.iter_mut().zip(&mut tables).zip(rows) {
-            let half = row * halves + 2 * step;
-            let table = |half: usize| {
-                // SAFETY: the block of an element of the rows has a scale.
-                let scale = unsafe { *run.scales.get_unchecked((first_half + half) >> scale_shift) };
-                _mm512_mul_ps(codebook, _mm512_set1_ps(scale))
-            };
-            let codes = run.codes.as_ptr().wrapping_add(half * HALF / 2);
-            _mm_prefetch::<_MM_HINT_T1>(codes.wrapping_add(AHEAD).cast());
-            let second;
-            (*words, second) = if WHOLE {
-                // SAFETY: the codes of both halves.
-                (unsafe { _mm512_loadu_si512(codes.cast()) }, table(half + 1))
-            } else {
-                // SAFETY: the mask lets through the first half, the row's last. Zeros stand for the other one.
-                (
-                    unsafe { _mm512_maskz_loadu_epi64(0xf, codes.cast()) },
-                    _mm512_setzero_ps(),
-                )
-            };
-            let both = _mm512_cvtne2ps_pbh(second, table(half));
-            // SAFETY: both types are vectors of 512 bits, of any bit pattern.
-            *tables = unsafe { std::mem::transmute::<__m512bh, __m512i>(both) };
-        }
-        for part in parts {
-            for row in 0..COUNT {
-                // (words & low) | second_half
-                let index = _mm512_ternarylogic_epi32::<0xea>(words[row], low, second_half);
-                let weights = _mm512_permutexvar_epi16(index, tables[row]);
-                words[row] = _mm512_srli_epi16::<4>(words[row]);
-                for (token, sums) in sums.iter_mut().enumerate() {
-                    let x = self
-                        .tokens
-                        .as_ptr()
-                        .wrapping_add((token * steps + step) * PARTS + part);
-                    // SAFETY: a part of that token's step.
-                    sums[row] = dot_bf16(sums[row], unsafe { _mm512_load_si512(x.cast()) }, weights);
-                }
+        let part = nibble ^ usize::from(wide.run.high_first);
+        for row in 0..COUNT {
+            // (words & low) | second_half
+            let index = _mm512_ternarylogic_epi32::<0xea>(words[row], low, second_half);
+            let weights = _mm512_permutex2var_ps(tables[row][0], index, tables[row][1]);
+            words[row] = _mm512_srli_epi32::<4>(words[row]);
+            for (token, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: a part of that token's step.
+                let x = unsafe { _mm512_load_ps(wide.part::<LONG_PARTS>(token, step, part).cast()) };
+                sums[row] = _mm512_fmadd_ps(x, weights, sums[row]);
             }
         }
     }

@@ -133,8 +133,12 @@ pub fn decode_bf16(set: InstructionSet, run: Run<'_>, out: &mut [u16]) {
 /// Elements that the product of a run takes at a time: a whole block's worth of vectors.
 pub const DOT_STEP: usize = 32;
 
-/// Elements of half a step of the product in bf16.
+/// Elements of half a step where blocks are whole halves.
 const HALF: usize = 64;
+
+/// Parts of such a step: as many as there are codes in a word of 16 bits, or of 32.
+const SHORT_PARTS: usize = 4;
+const LONG_PARTS: usize = 8;
 
 /// Tokens that [`dots`] takes at most.
 pub const DOT_TOKENS: usize = 4;
@@ -151,15 +155,17 @@ pub struct Tokens {
 enum Form {
     /// In each [`DOT_STEP`] elements the even ones come first, then the odd ones.
     Pairs(Vec<f32>),
-    /// As bits of bf16; in each two [`HALF`]s every fourth from the first on comes first, then those from the second on,
-    /// and so on. Filled up with zeros.
-    Quads(Vec<Line>),
+    /// As bits of bf16, in [`SHORT_PARTS`]: in each two [`HALF`]s every fourth from the first on comes first, then those
+    /// from the second on, and so on. Filled up with zeros.
+    Short(Vec<Line>),
+    /// As f32, in [`LONG_PARTS`].
+    Long(Vec<Line>),
 }
 
-/// Values that a load takes, so that none straddles two lines of the cache.
+/// What a load takes, so that none straddles two lines of the cache: 16 values, or 32 of bf16.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-struct Line([u16; 32]);
+struct Line([u32; 16]);
 
 impl Tokens {
     /// Lays out tokens of `cols` elements for rows of blocks of that size which are rounded so. For [`Rounding::Bf16`]
@@ -173,15 +179,12 @@ impl Tokens {
             "{} elements as tokens of {cols}, blocks of {block}, with {set}",
             x.len()
         );
-        let is_short = rounding == Rounding::Bf16
-            && set >= InstructionSet::Avx512Dot
-            && cols.is_multiple_of(HALF)
-            && block.is_multiple_of(HALF)
-            && (block / HALF).is_power_of_two();
-        let form = if is_short {
-            Form::Quads(quads(x, cols))
-        } else {
-            Form::Pairs(pairs(x))
+        let is_wide =
+            cols.is_multiple_of(HALF) && block.is_multiple_of(HALF) && (block / HALF).is_power_of_two();
+        let form = match rounding {
+            _ if !is_wide => Form::Pairs(pairs(x)),
+            Rounding::Bf16 if set >= InstructionSet::Avx512Dot => Form::Short(parts::<SHORT_PARTS>(x, cols)),
+            _ => Form::Long(parts::<LONG_PARTS>(x, cols)),
         };
         Self {
             form,
@@ -205,20 +208,25 @@ fn pairs(x: &[f32]) -> Vec<f32> {
     pairs
 }
 
-fn quads(x: &[f32], cols: usize) -> Vec<Line> {
+/// `[tokens][steps][PARTS]` lines: element `PARTS · i + j` of a step is the `i`-th of its part `j`.
+fn parts<const PARTS: usize>(x: &[f32], cols: usize) -> Vec<Line> {
     const STEP: usize = 2 * HALF;
     let steps = cols.div_ceil(STEP);
-    let mut quads = vec![Line([0; 32]); x.len() / cols * steps * 4];
-    for (x, quads) in x.chunks_exact(cols).zip(quads.chunks_exact_mut(steps * 4)) {
-        for (x, step) in x.chunks(STEP).zip(quads.as_chunks_mut::<4>().0) {
-            for (index, four) in x.as_chunks::<4>().0.iter().enumerate() {
-                for (part, value) in four.iter().enumerate() {
-                    step[part].0[index] = (value.to_bits() >> 16) as u16;
+    let mut parts = vec![Line([0; 16]); x.len() / cols * steps * PARTS];
+    for (x, parts) in x.chunks_exact(cols).zip(parts.chunks_exact_mut(steps * PARTS)) {
+        for (x, step) in x.chunks(STEP).zip(parts.as_chunks_mut::<PARTS>().0) {
+            for (index, values) in x.as_chunks::<PARTS>().0.iter().enumerate() {
+                for (part, value) in step.iter_mut().zip(values) {
+                    if PARTS == SHORT_PARTS {
+                        bytemuck::cast_slice_mut(&mut part.0)[index] = (value.to_bits() >> 16) as u16;
+                    } else {
+                        part.0[index] = value.to_bits();
+                    }
                 }
             }
         }
     }
-    quads
+    parts
 }
 
 /// Whether [`dots`] can take runs of this shape with this set.
@@ -251,38 +259,41 @@ pub fn dots(set: InstructionSet, run: Run<'_>, tokens: &Tokens, out: &mut Block<
     if tokens.count == 0 || rows == 0 {
         return;
     }
-    match &tokens.form {
-        Form::Pairs(values) => dots_of_pairs(run, values, tokens, out),
-        Form::Quads(values) => {
-            assert!(
-                set >= InstructionSet::Avx512Dot
-                    && run.rounding == Rounding::Bf16
-                    && run.block.is_multiple_of(HALF)
-                    && (run.block / HALF).is_power_of_two()
-                    && run.before.is_multiple_of(HALF),
-                "tokens in bf16 for {set}, {:?} and element {} of blocks of {}",
-                run.rounding,
-                run.before,
-                run.block
-            );
-            #[cfg(target_arch = "x86_64")]
-            {
-                let quads = avx512::Quads {
-                    run,
-                    tokens: values,
-                    cols,
-                    rows,
-                };
-                let (data, stride) = out.corner(0, 0);
-                // SAFETY: the instructions are there, and codes, scales, tokens and `out` suffice, as was asserted.
-                unsafe {
-                    match tokens.count {
-                        1 => avx512::dots::<1>(quads, data, stride),
-                        2 => avx512::dots::<2>(quads, data, stride),
-                        3 => avx512::dots::<3>(quads, data, stride),
-                        _ => avx512::dots::<DOT_TOKENS>(quads, data, stride),
-                    }
-                }
+    let (lines, is_short) = match &tokens.form {
+        Form::Pairs(values) => return dots_of_pairs(run, values, tokens, out),
+        Form::Short(lines) => (lines, true),
+        Form::Long(lines) => (lines, false),
+    };
+    assert!(
+        run.block.is_multiple_of(HALF)
+            && (run.block / HALF).is_power_of_two()
+            && run.before.is_multiple_of(HALF)
+            && is_short == (run.rounding == Rounding::Bf16 && set >= InstructionSet::Avx512Dot),
+        "tokens laid out for {set}, {:?} and element {} of blocks of {}",
+        run.rounding,
+        run.before,
+        run.block
+    );
+    #[cfg(target_arch = "x86_64")]
+    {
+        let wide = avx512::Wide {
+            run,
+            tokens: lines,
+            cols,
+            rows,
+        };
+        let (data, stride) = out.corner(0, 0);
+        // SAFETY: the instructions are there, and codes, scales, tokens and `out` suffice, as was asserted.
+        unsafe {
+            match (tokens.count, is_short) {
+                (1, true) => avx512::dots_in_bf16::<1>(wide, data, stride),
+                (2, true) => avx512::dots_in_bf16::<2>(wide, data, stride),
+                (3, true) => avx512::dots_in_bf16::<3>(wide, data, stride),
+                (_, true) => avx512::dots_in_bf16::<DOT_TOKENS>(wide, data, stride),
+                (1, false) => avx512::dots_in_f32::<1>(wide, data, stride),
+                (2, false) => avx512::dots_in_f32::<2>(wide, data, stride),
+                (3, false) => avx512::dots_in_f32::<3>(wide, data, stride),
+                (_, false) => avx512::dots_in_f32::<DOT_TOKENS>(wide, data, stride),
             }
         }
     }
