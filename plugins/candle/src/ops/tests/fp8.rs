@@ -21,7 +21,7 @@ use crate::{error, linear::Linear};
 /// columns of random codes.
 const SUMS: f64 = 1.0 / 512.0;
 
-/// Random codes that are numbers, and scales of which one is 0.
+/// Random codes that are numbers, and scales of which one is 0: so small that no product exceeds what f16 holds.
 fn weight(random: &mut Random, rows: usize, cols: usize) -> (Vec<u8>, Vec<f32>) {
     let codes = (0..rows * cols)
         .map(|_| match random.next() as u8 {
@@ -31,6 +31,9 @@ fn weight(random: &mut Random, rows: usize, cols: usize) -> (Vec<u8>, Vec<f32>) 
         })
         .collect();
     let mut scales = random.values(rows, DType::F32);
+    for scale in &mut scales {
+        *scale /= 64.0;
+    }
     scales[rows / 2] = 0.0;
     (codes, scales)
 }
