@@ -285,15 +285,20 @@ pub fn dots(set: InstructionSet, run: Run<'_>, tokens: &Tokens, out: &mut Block<
         let (data, stride) = out.corner(0, 0);
         // SAFETY: the instructions are there, and codes, scales, tokens and `out` suffice, as was asserted.
         unsafe {
-            match (tokens.count, is_short) {
-                (1, true) => avx512::dots_in_bf16::<1>(wide, data, stride),
-                (2, true) => avx512::dots_in_bf16::<2>(wide, data, stride),
-                (3, true) => avx512::dots_in_bf16::<3>(wide, data, stride),
-                (_, true) => avx512::dots_in_bf16::<DOT_TOKENS>(wide, data, stride),
-                (1, false) => avx512::dots_in_f32::<1>(wide, data, stride),
-                (2, false) => avx512::dots_in_f32::<2>(wide, data, stride),
-                (3, false) => avx512::dots_in_f32::<3>(wide, data, stride),
-                (_, false) => avx512::dots_in_f32::<DOT_TOKENS>(wide, data, stride),
+            macro_rules! with_tokens {
+                ($dots:ident) => {
+                    match tokens.count {
+                        1 => avx512::$dots::<1>(wide, data, stride),
+                        2 => avx512::$dots::<2>(wide, data, stride),
+                        3 => avx512::$dots::<3>(wide, data, stride),
+                        _ => avx512::$dots::<DOT_TOKENS>(wide, data, stride),
+                    }
+                };
+            }
+            match run.rounding {
+                _ if is_short => with_tokens!(dots_in_bf16),
+                Rounding::F32 => with_tokens!(dots_of_scaled),
+                _ => with_tokens!(dots_in_f32),
             }
         }
     }
