@@ -36,6 +36,9 @@ const TURNS: usize = 2_000_000;
 /// Bytes of memory to be read: far more than the caches hold.
 const READ: usize = 256 << 20;
 
+/// Number of loops.
+pub(crate) const COUNT: usize = 5;
+
 /// Loops that do nothing but one thing, one for each limit.
 pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
     let operations = |name: &str, limit, lanes: usize, run: unsafe fn()| {
@@ -46,12 +49,12 @@ pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
     };
     let memory = |name: &str, limit, run| Subject::new(name.to_owned(), READ, limit, run);
     let (from, mut to) = (vec![1_u8; READ], vec![0_u8; READ]);
-    let copy: Box<dyn FnMut()> = Box::new(move || {
+    let copy: Box<dyn FnMut() + Send> = Box::new(move || {
         to.copy_from_slice(black_box(&from));
         black_box(&to);
     });
     let from = vec![1_u8; READ];
-    let read: Box<dyn FnMut()> = Box::new(move || match set {
+    let read: Box<dyn FnMut() + Send> = Box::new(move || match set {
         #[cfg(target_arch = "x86_64")]
         InstructionSet::Avx512 | InstructionSet::Avx512Dot => {
             // SAFETY: the instructions are there.

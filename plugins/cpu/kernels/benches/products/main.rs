@@ -1,9 +1,10 @@
-//! Speed of each product kernel as a share of what the machine can do, measured in the same run on one thread.
+//! Speed of each product kernel as a share of what the machine can do, measured in the same run.
 //!
 //! The ceilings are a loop of independent multiply-adds of each kind, a sum over memory far larger than the caches and a
 //! copy of it. Every round measures all of them once, so that what else runs on the machine hits all alike; the medians
 //! of the rounds are compared. Arguments choose the kernels whose names contain one of them:
-//! `cargo bench -p qbench-cpu-kernels -- 'one token'`.
+//! `cargo bench -p qbench-cpu-kernels -- 'one token'`. With `QBENCH_BENCH_THREADS` that many threads do the same at once,
+//! each with data of its own: what bounds one thread may not be what bounds the machine.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
 mod ceilings;
@@ -11,73 +12,107 @@ mod many_tokens;
 mod one_token;
 mod weights;
 
-use std::{env, time::Instant};
+use std::{env, sync::Barrier, thread, time::Instant};
 
 use ceilings::Limit;
 use qbench_cpu_kernels::InstructionSet;
 
 const ROUNDS: usize = 15;
 
-/// Something that is timed.
+/// Something that is timed, on one thread.
 struct Subject {
     name: String,
     /// Operations of a call, or bytes, as its limit counts.
     work: f64,
     /// What it is compared with.
     limit: Limit,
-    run: Box<dyn FnMut()>,
-    rates: Vec<f64>,
+    run: Box<dyn FnMut() + Send>,
 }
 
 impl Subject {
-    fn new(name: String, work: usize, limit: Limit, run: impl FnMut() + 'static) -> Self {
+    fn new(name: String, work: usize, limit: Limit, run: impl FnMut() + Send + 'static) -> Self {
         Self {
             name,
             work: work as f64,
             limit,
             run: Box::new(run),
-            rates: Vec::new(),
         }
     }
+}
 
-    fn time(&mut self) {
-        let start = Instant::now();
-        (self.run)();
-        self.rates.push(self.work / start.elapsed().as_secs_f64());
-    }
+/// Work a second of the same subject on several threads at once.
+fn rate<'a>(subjects: impl ExactSizeIterator<Item = &'a mut Subject>) -> f64 {
+    let start = Barrier::new(subjects.len());
+    let mut work = 0.0;
+    let seconds = thread::scope(|scope| {
+        let threads: Vec<_> = subjects
+            .map(|subject| {
+                work += subject.work;
+                scope.spawn(|| {
+                    start.wait();
+                    let begun = Instant::now();
+                    (subject.run)();
+                    begun.elapsed().as_secs_f64()
+                })
+            })
+            .collect();
+        threads.into_iter().fold(0.0_f64, |longest, thread| {
+            longest.max(
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            )
+        })
+    });
+    work / seconds
 }
 
 fn main() {
     let set = InstructionSet::from_environment().unwrap_or_else(|reason| panic!("{reason}"));
+    let threads = env::var("QBENCH_BENCH_THREADS").map_or(1, |text| {
+        text.parse()
+            .unwrap_or_else(|reason| panic!("QBENCH_BENCH_THREADS: {reason}"))
+    });
     let filters: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let mut subjects = ceilings::all(set);
-    let ceilings = subjects.len();
-    let mut kernels = many_tokens::all(set);
-    kernels.extend(one_token::all(set));
-    kernels.retain(|kernel| filters.is_empty() || filters.iter().any(|filter| kernel.name.contains(filter)));
-    subjects.extend(kernels);
+    let mut subjects: Vec<Vec<Subject>> = (0..threads)
+        .map(|_| {
+            let mut kernels = many_tokens::all(set);
+            kernels.extend(one_token::all(set));
+            kernels.retain(|kernel| {
+                filters.is_empty() || filters.iter().any(|filter| kernel.name.contains(filter))
+            });
+            let mut subjects = ceilings::all(set);
+            subjects.extend(kernels);
+            subjects
+        })
+        .collect();
+    let count = subjects[0].len();
+    let mut rates = vec![Vec::new(); count];
     // The first round warms up.
     for round in 0..=ROUNDS {
-        for subject in &mut subjects {
-            subject.time();
-            if round == 0 {
-                subject.rates.clear();
+        for (index, rates) in rates.iter_mut().enumerate() {
+            let rate = rate(subjects.iter_mut().map(|subjects| &mut subjects[index]));
+            if round > 0 {
+                rates.push(rate);
             }
         }
     }
-    println!("{set}, one thread, medians of {ROUNDS} rounds");
-    let (ceilings, kernels) = subjects.split_at(ceilings);
-    for ceiling in ceilings {
+    println!("{set}, threads: {threads}, medians of {ROUNDS} rounds");
+    let medians: Vec<(&Subject, f64)> = subjects[0]
+        .iter()
+        .zip(rates.iter().map(|rates| median(rates)))
+        .collect();
+    let (ceilings, kernels) = medians.split_at(ceilings::COUNT);
+    for (ceiling, rate) in ceilings {
         println!(
             "{:44} {:8.1} G{}/s",
             ceiling.name,
-            median(&ceiling.rates) / 1e9,
+            rate / 1e9,
             ceiling.limit.unit()
         );
     }
-    for kernel in kernels {
-        let rate = median(&kernel.rates);
-        let Some(ceiling) = ceilings.iter().find(|ceiling| ceiling.limit == kernel.limit) else {
+    for (kernel, rate) in kernels {
+        let Some((ceiling, peak)) = ceilings.iter().find(|(ceiling, _)| ceiling.limit == kernel.limit) else {
             panic!("no ceiling for {}", kernel.name);
         };
         println!(
@@ -85,7 +120,7 @@ fn main() {
             kernel.name,
             rate / 1e9,
             kernel.limit.unit(),
-            100.0 * rate / median(&ceiling.rates),
+            100.0 * rate / peak,
             ceiling.name
         );
     }

@@ -50,7 +50,7 @@ fn subject(
     name: String,
     matrices: Vec<Weights>,
     rows: usize,
-    product: impl Fn(&Weights, &mut Block<'_, f32>) + 'static,
+    product: impl Fn(&Weights, &mut Block<'_, f32>) + Send + 'static,
 ) -> Subject {
     let mut out = vec![0.0_f32; rows];
     let bytes = matrices.iter().map(Weights::bytes).sum();

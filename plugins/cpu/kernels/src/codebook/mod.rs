@@ -1,6 +1,8 @@
 //! 4-bit codes into a table of 16 values, scaled a block at a time: decoding, and products with few tokens.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 #[cfg(test)]
@@ -107,6 +109,9 @@ pub fn decode_f32(set: InstructionSet, run: Run<'_>, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the instructions are there, and `check` saw that codes and scales suffice.
         InstructionSet::Avx512 | InstructionSet::Avx512Dot => unsafe { avx512::decode_f32(run, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        InstructionSet::Avx2 => unsafe { avx2::decode_f32(run, out) },
         _ => portable::decode_f32(run, out),
     }
 }
