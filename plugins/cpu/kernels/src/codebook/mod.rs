@@ -281,7 +281,7 @@ pub fn dots(set: InstructionSet, run: Run<'_>, tokens: &Tokens, out: &mut Block<
     );
     #[cfg(target_arch = "x86_64")]
     {
-        let wide = avx512::Wide {
+        let wide = avx512::products::Wide {
             run,
             tokens: lines,
             cols,
@@ -293,10 +293,10 @@ pub fn dots(set: InstructionSet, run: Run<'_>, tokens: &Tokens, out: &mut Block<
             macro_rules! with_tokens {
                 ($dots:ident) => {
                     match tokens.count {
-                        1 => avx512::$dots::<1>(wide, data, stride),
-                        2 => avx512::$dots::<2>(wide, data, stride),
-                        3 => avx512::$dots::<3>(wide, data, stride),
-                        _ => avx512::$dots::<DOT_TOKENS>(wide, data, stride),
+                        1 => avx512::products::$dots::<1>(wide, data, stride),
+                        2 => avx512::products::$dots::<2>(wide, data, stride),
+                        3 => avx512::products::$dots::<3>(wide, data, stride),
+                        _ => avx512::products::$dots::<DOT_TOKENS>(wide, data, stride),
                     }
                 };
             }
