@@ -34,22 +34,16 @@ pub(super) fn attention(
         // SAFETY: tasks differ in sequence or head, so their blocks share no element.
         let mut out = unsafe { out.block(rows.clone(), columns.clone()) };
         let Sequence { keys, values, mask } = &sequences[sequence];
+        let positions = mask.len();
         let mut scores = Vec::new();
         for query in 0..length {
             let q = &q[(rows.start + query) * heads * dim..][columns.clone()];
-            let seen = visible(past + query, mask.len(), shape);
+            let seen = visible(past + query, positions, shape);
             let offset = seen.start * stride + kv_head * dim;
             scores.resize(seen.len(), 0.0);
             dots(q, &keys[offset..], stride, &mut scores);
             let mask = &mask[seen.clone()];
-            probabilities(
-                past + query,
-                &mut scores,
-                seen.start,
-                mask,
-                sequences[sequence].mask.len(),
-                shape,
-            );
+            probabilities(past + query, &mut scores, seen.start, mask, positions, shape);
             round(&mut scores, precision);
             let out = out.row(query);
             weighted_sum(&scores, &values[offset..], stride, out);

@@ -71,7 +71,8 @@ pub(super) fn tile_tasks(tokens: usize, rows: usize, units: usize) -> Vec<(Range
 pub(super) fn rows_of_few_tokens(rows: usize, row_bytes: usize) -> usize {
     let threads = rayon::current_num_threads();
     let tasks_a_thread = (rows * row_bytes / (threads * DOT_BYTES)).max(1);
-    rows.div_ceil(threads * tasks_a_thread).next_multiple_of(4)
+    // A matrix without rows has no task, but a step must not be 0.
+    rows.div_ceil(threads * tasks_a_thread).max(1).next_multiple_of(4)
 }
 
 /// What values of the precision are multiplied as.

@@ -12,7 +12,7 @@ mod many_tokens;
 mod one_token;
 mod weights;
 
-use std::{env, sync::Barrier, thread, time::Instant};
+use std::{env, num::NonZeroUsize, sync::Barrier, thread, time::Instant};
 
 use ceilings::Limit;
 use qbench_cpu_kernels::InstructionSet;
@@ -70,8 +70,9 @@ fn rate<'a>(subjects: impl ExactSizeIterator<Item = &'a mut Subject>) -> f64 {
 fn main() {
     let set = InstructionSet::from_environment().unwrap_or_else(|reason| panic!("{reason}"));
     let threads = env::var("QBENCH_BENCH_THREADS").map_or(1, |text| {
-        text.parse()
-            .unwrap_or_else(|reason| panic!("QBENCH_BENCH_THREADS: {reason}"))
+        text.parse::<NonZeroUsize>()
+            .unwrap_or_else(|reason| panic!("QBENCH_BENCH_THREADS={text}: {reason}"))
+            .get()
     });
     let filters: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let mut subjects: Vec<Vec<Subject>> = (0..threads)
