@@ -113,7 +113,7 @@ fn square_sum(values: &[f32]) -> f32 {
 }
 
 /// Root mean square norm of each row, times `weight`.
-pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, precision: DType, out: &mut [f32]) {
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, precision: DType, out: &mut [f32]) {
     let width = weight.len();
     let rows = rows_a_task(width);
     out.par_chunks_mut(rows * width)
@@ -131,7 +131,7 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, precision: DType, ou
 }
 
 /// `x += y`.
-pub(crate) fn add(x: &mut [f32], y: &[f32], precision: DType) {
+pub fn add(x: &mut [f32], y: &[f32], precision: DType) {
     x.par_chunks_mut(TASK_VALUES)
         .zip(y.par_chunks(TASK_VALUES))
         .for_each(|(x, y)| {
@@ -143,7 +143,7 @@ pub(crate) fn add(x: &mut [f32], y: &[f32], precision: DType) {
 }
 
 /// `gate = silu(gate) · up`, with `silu(x) = x / (1 + e^-x)`.
-pub(crate) fn silu_times(gate: &mut [f32], up: &[f32], precision: DType) {
+pub fn silu_times(gate: &mut [f32], up: &[f32], precision: DType) {
     gate.par_chunks_mut(TASK_VALUES)
         .zip(up.par_chunks(TASK_VALUES))
         .for_each(|(gate, up)| {
@@ -160,13 +160,7 @@ fn silu_times_values(gate: &mut [f32], up: &[f32]) {
 }
 
 /// Turns the heads of each row by the angles of its position. `cos` and `sin` are `[length, head_dim / 2]`.
-pub(crate) fn rope(
-    x: &mut [f32],
-    width: usize,
-    length: usize,
-    (cos, sin): (&[f32], &[f32]),
-    precision: DType,
-) {
+pub fn rope(x: &mut [f32], width: usize, length: usize, (cos, sin): (&[f32], &[f32]), precision: DType) {
     let half = cos.len() / length;
     let rows = rows_a_task(width);
     x.par_chunks_mut(rows * width).enumerate().for_each(|(task, x)| {

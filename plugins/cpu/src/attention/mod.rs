@@ -25,20 +25,20 @@ const MANY_QUERIES: usize = 24;
 const FEW_QUERIES: usize = 4;
 
 /// All that the queries of one sequence can see.
-pub(crate) struct Sequence<'a> {
+pub struct Sequence<'a> {
     /// Keys of all positions, cached ones first: `[positions, kv_heads · head_dim]`.
-    pub(crate) keys: &'a [f32],
+    pub keys: &'a [f32],
     /// Values, likewise.
-    pub(crate) values: &'a [f32],
+    pub values: &'a [f32],
     /// 1 for a token, 0 for padding; `[positions]`.
-    pub(crate) mask: &'a [u8],
+    pub mask: &'a [u8],
 }
 
 /// Attention of `q`, `[sequences · length, heads · head_dim]`, whose positions follow `past` others.
 ///
 /// Probabilities are rounded to the precision before they meet the values, as the input of a product.
 #[expect(clippy::too_many_arguments, reason = "one call's inputs and output")]
-pub(crate) fn attention(
+pub fn attention(
     kernels: Kernels,
     q: &[f32],
     sequences: &[Sequence<'_>],

@@ -12,14 +12,12 @@ use qbench_cpu_kernels::{
 use crate::{
     Subject,
     ceilings::Limit,
+    memory::{beyond_caches, floats},
     weights::{Weights, elements, run},
 };
 
 /// Weight rows and columns of a model with hidden size 768.
 const SHAPES: [(usize, usize); 3] = [(768, 768), (3072, 768), (768, 3072)];
-
-/// Bytes that a turn over all matrices reads: far more than the caches hold.
-const TURN: usize = 128 << 20;
 
 pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
     let mut subjects = Vec::new();
@@ -36,14 +34,6 @@ pub(crate) fn all(set: InstructionSet) -> Vec<Subject> {
         }
     }
     subjects
-}
-
-fn matrices(make: impl Fn() -> Weights) -> Vec<Weights> {
-    let first = make();
-    let count = TURN.div_ceil(first.bytes());
-    let mut matrices = vec![first];
-    matrices.resize_with(count, make);
-    matrices
 }
 
 fn subject(
@@ -63,7 +53,7 @@ fn subject(
 }
 
 fn dense(set: InstructionSet, operand: Operand, (rows, cols): (usize, usize)) -> Subject {
-    let matrices = matrices(|| Weights::dense(operand, (rows, cols)));
+    let matrices = beyond_caches(|| Weights::dense(operand, (rows, cols)), Weights::bytes);
     let x = elements(operand, cols);
     let name = format!("one token {operand:?} {rows} x {cols}");
     subject(name, matrices, rows, move |matrix, out| {
@@ -89,8 +79,8 @@ fn dense(set: InstructionSet, operand: Operand, (rows, cols): (usize, usize)) ->
 }
 
 fn codes(set: InstructionSet, rounding: Rounding, (rows, cols): (usize, usize)) -> Subject {
-    let matrices = matrices(|| Weights::codes((rows, cols)));
-    let x: Vec<f32> = (0..cols).map(|i| 1.0 + (i % 7) as f32 / 8.0).collect();
+    let matrices = beyond_caches(|| Weights::codes((rows, cols)), Weights::bytes);
+    let x = floats(cols);
     let name = format!("one token 4-bit {rounding:?} {rows} x {cols}");
     subject(name, matrices, rows, move |matrix, out| {
         let Weights::Codes { codes, scales } = matrix else {

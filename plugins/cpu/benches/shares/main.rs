@@ -1,14 +1,17 @@
-//! Speed of each product kernel as a share of what the machine can do, measured in the same run.
+//! Speed of each kernel and pass as a share of what the machine can do, measured in the same run.
 //!
 //! The ceilings are a loop of independent multiply-adds of each kind, a sum over memory far larger than the caches and a
 //! copy of it. Every round measures all of them once, so that what else runs on the machine hits all alike; the medians
 //! of the rounds are compared. Arguments choose the kernels whose names contain one of them:
-//! `cargo bench -p qbench-cpu-kernels -- 'one token'`. With `QBENCH_BENCH_THREADS` that many threads do the same at once,
-//! each with data of its own: what bounds one thread may not be what bounds the machine.
+//! `cargo bench -p qbench-cpu --bench shares -- 'one token'`. With `QBENCH_BENCH_THREADS` that many threads do the same at
+//! once, each with data of its own: what bounds one thread may not be what bounds the machine.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
+mod attention;
 mod ceilings;
+mod elementwise;
 mod many_tokens;
+mod memory;
 mod one_token;
 mod weights;
 
@@ -16,6 +19,7 @@ use std::{env, num::NonZeroUsize, sync::Barrier, thread, time::Instant};
 
 use ceilings::Limit;
 use qbench_cpu_kernels::InstructionSet;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 const ROUNDS: usize = 15;
 
@@ -40,20 +44,29 @@ impl Subject {
     }
 }
 
-/// Work a second of the same subject on several threads at once.
-fn rate<'a>(subjects: impl ExactSizeIterator<Item = &'a mut Subject>) -> f64 {
+/// A pool of one thread, on which loops of rayon's stay.
+fn one_thread() -> ThreadPool {
+    ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap_or_else(|reason| panic!("start a thread: {reason}"))
+}
+
+/// Work a second of the same subject on the threads of several pools at once.
+fn rate<'a>(subjects: impl ExactSizeIterator<Item = (&'a ThreadPool, &'a mut Subject)>) -> f64 {
     let start = Barrier::new(subjects.len());
     let mut work = 0.0;
     let seconds = thread::scope(|scope| {
         let threads: Vec<_> = subjects
-            .map(|subject| {
+            .map(|(pool, subject)| {
                 work += subject.work;
-                scope.spawn(|| {
+                let timed = || {
                     start.wait();
                     let begun = Instant::now();
                     (subject.run)();
                     begun.elapsed().as_secs_f64()
-                })
+                };
+                scope.spawn(|| pool.install(timed))
             })
             .collect();
         threads.into_iter().fold(0.0_f64, |longest, thread| {
@@ -75,10 +88,13 @@ fn main() {
             .get()
     });
     let filters: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let pools: Vec<ThreadPool> = (0..threads).map(|_| one_thread()).collect();
     let mut subjects: Vec<Vec<Subject>> = (0..threads)
         .map(|_| {
             let mut kernels = many_tokens::all(set);
             kernels.extend(one_token::all(set));
+            kernels.extend(attention::all(set));
+            kernels.extend(elementwise::all());
             kernels.retain(|kernel| {
                 filters.is_empty() || filters.iter().any(|filter| kernel.name.contains(filter))
             });
@@ -92,7 +108,8 @@ fn main() {
     // The first round warms up.
     for round in 0..=ROUNDS {
         for (index, rates) in rates.iter_mut().enumerate() {
-            let rate = rate(subjects.iter_mut().map(|subjects| &mut subjects[index]));
+            let subjects = subjects.iter_mut().map(|subjects| &mut subjects[index]);
+            let rate = rate(pools.iter().zip(subjects));
             if round > 0 {
                 rates.push(rate);
             }

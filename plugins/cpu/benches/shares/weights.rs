@@ -7,6 +7,8 @@ use qbench_cpu_kernels::{
     codebook::{self, Rounding, Run},
 };
 
+use crate::memory::floats;
+
 /// Elements of a block, as NF4 has them by default.
 const BLOCK: usize = 64;
 
@@ -100,9 +102,7 @@ pub(crate) fn run<'a>(
 /// Floats near one, or any codes.
 pub(crate) fn elements(operand: Operand, count: usize) -> Vec<u8> {
     match operand {
-        Operand::F32 => (0..count)
-            .flat_map(|i| (1.0 + (i % 7) as f32 / 8.0).to_le_bytes())
-            .collect(),
+        Operand::F32 => floats(count).into_iter().flat_map(f32::to_le_bytes).collect(),
         Operand::Bf16 => (0..count)
             .flat_map(|i| (0x3f80 + (i % 9) as u16).to_le_bytes())
             .collect(),
