@@ -3,7 +3,11 @@
 //! (fixtures/transformers/generate.py).
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::{fs, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use qbench::plugins::load;
 use qbench_core::checkpoint::{Checkpoint, ModulePolicy, StoredWeights};
@@ -11,7 +15,7 @@ use qbench_sdk::{
     DType, Model, Options,
     backend::{Cache, ForwardOutput, LayerOutput, LoadRequest, LogitRows, TokenBatch},
 };
-use qbench_tests::{plugin, repository};
+use qbench_tests::{plugin, repository, second_opinion};
 use safetensors::SafeTensors;
 
 /// Largest difference, relative to the largest value: some hundred f32 roundings, in another order than torch's.
@@ -23,15 +27,14 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn open(name: &str) -> Self {
+    /// A fixture in a backend, of which the id and the plugin are told.
+    fn open(name: &str, (id, file): (&str, &Path)) -> Self {
         let folder: PathBuf = repository().join("tests/fixtures/transformers").join(name);
         let none = Options::none();
         let scheme = load(&plugin("libqbench_modes.so"))
             .unwrap()
             .open_scheme("standard", &none);
-        let backend = load(&plugin("libqbench_cpu.so"))
-            .unwrap()
-            .open_backend("cpu", &none);
+        let backend = load(file).unwrap().open_backend(id, &none);
         let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
         let weights = StoredWeights::new(
             checkpoint.clone(),
@@ -109,8 +112,8 @@ fn means(states: &[f32], mask: &[u8], batch: usize) -> Vec<f32> {
     means
 }
 
-fn states_and_logits(name: &str) {
-    let mut fixture = Fixture::open(name);
+fn states_and_logits(name: &str, backend: (&str, &Path)) {
+    let mut fixture = Fixture::open(name, backend);
     let (ids, mask, batch) = (fixture.tokens("ids"), fixture.bytes("mask"), 3);
     let info = fixture.model.info().unwrap();
     let mut hidden = vec![vec![f32::NAN; ids.len() * info.hidden_size]; info.layers + 1];
@@ -159,8 +162,8 @@ fn states_and_logits(name: &str) {
     );
 }
 
-fn greedy_tokens(name: &str) {
-    let mut fixture = Fixture::open(name);
+fn greedy_tokens(name: &str, backend: (&str, &Path)) {
+    let mut fixture = Fixture::open(name, backend);
     let (batch, steps) = (2, 16);
     let vocab = fixture.model.info().unwrap().vocab_size;
     let (mut ids, prompt_mask) = (fixture.tokens("prompt"), fixture.bytes("prompt_mask"));
@@ -194,14 +197,29 @@ fn greedy_tokens(name: &str) {
     assert_eq!(found.concat(), fixture.tokens("greedy"), "{name}");
 }
 
+fn llama(backend: (&str, &Path)) {
+    states_and_logits("llama", backend);
+    greedy_tokens("llama", backend);
+}
+
+fn mistral(backend: (&str, &Path)) {
+    states_and_logits("mistral", backend);
+    greedy_tokens("mistral", backend);
+}
+
 #[test]
 fn a_llama_with_biases_and_tied_embeddings_is_transformers() {
-    states_and_logits("llama");
-    greedy_tokens("llama");
+    llama(("cpu", &plugin("libqbench_cpu.so")));
 }
 
 #[test]
 fn a_mistral_with_a_short_window_is_transformers() {
-    states_and_logits("mistral");
-    greedy_tokens("mistral");
+    mistral(("cpu", &plugin("libqbench_cpu.so")));
+}
+
+#[test]
+#[ignore = "builds plugins/candle"]
+fn both_are_transformers_in_the_second_opinion() {
+    llama(("second_opinion", second_opinion()));
+    mistral(("second_opinion", second_opinion()));
 }

@@ -13,7 +13,7 @@ use qbench_sdk::{
     DType, Model, Options,
     backend::{Cache, ForwardOutput, LoadRequest, LogitRows, TokenBatch},
 };
-use qbench_tests::{libtorch, plugin, repository};
+use qbench_tests::{libtorch, plugin, repository, second_opinion};
 use safetensors::{Dtype, SafeTensors};
 
 const VOCAB: usize = 4096;
@@ -367,6 +367,12 @@ fn check_every_token(variant: &str, logits: &[f32], expected: &Expected, toleran
 #[test]
 fn float_and_4bit_modes_are_transformers_and_bitsandbytes() {
     backends().iter().for_each(float_and_4bit_modes);
+}
+
+#[test]
+#[ignore = "builds plugins/candle"]
+fn float_and_4bit_modes_are_transformers_and_bitsandbytes_in_the_second_opinion() {
+    float_and_4bit_modes(&("second_opinion", second_opinion().to_path_buf()));
 }
 
 fn float_and_4bit_modes(backend: &Backend) {

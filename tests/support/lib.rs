@@ -102,6 +102,24 @@ pub fn libtorch() -> Option<&'static Path> {
     DIRECTORY.get_or_init(build).as_deref()
 }
 
+/// The file of the candle plugin's second opinion (`plugins/candle/tests/second_opinion`), built in a workspace of its own.
+pub fn second_opinion() -> &'static Path {
+    static FILE: OnceLock<PathBuf> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let workspace = repository().join("plugins/candle");
+        let output = Process::new(workspace.join("with-cuda"))
+            .args(["sh", "-euc"])
+            .arg(
+                "\"${CARGO:-cargo}\" build --quiet --example second_opinion
+                 echo target/$CARGO_BUILD_TARGET/debug/examples/libsecond_opinion.so",
+            )
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        workspace.join(stdout(&output).trim_end())
+    })
+}
+
 /// The program, in an environment without plugins or models of the user's.
 pub fn qbench() -> Command {
     program(&built().join("qbench"))
