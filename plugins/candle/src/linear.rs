@@ -28,10 +28,6 @@ use crate::{
 /// The major compute capability of Hopper, whose products the fused kernels use.
 const HOPPER: i32 = 9;
 
-/// Tokens from which codes are turned into floats for cuBLAS. On an H200 that was faster with GenomeOcean-4B's matrices at
-/// 1024 tokens (19.3 ms a pass against 20.5) and at 16384; where the two cross is an estimate, not measured.
-const DENSE_TOKENS: usize = 768;
-
 /// Bytes that are converted on the host before they are copied to the GPU.
 const STAGE: usize = 64 << 20;
 
@@ -115,7 +111,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, capability: (i32, i32
             });
             if fused {
                 native(format!(
-                    "codebook_few to {MOST_TOKENS} tokens, codebook_many below {DENSE_TOKENS}, then dequantize and cuBLAS"
+                    "codebook_few to {MOST_TOKENS} tokens, then codebook_many, or dequantize and cuBLAS where that is faster"
                 ))
             } else {
                 Execution::Dequantize {
@@ -443,7 +439,7 @@ fn multiply_codebook(gpu: &Gpu, weight: &Codebook, x: Input, out: Output) -> Res
     let Some(many) = kernels
         .codebook_many
         .as_ref()
-        .filter(|_| x.tokens < DENSE_TOKENS && codebook_many::Many::fits(weight, x.element))
+        .filter(|many| codebook_many::Many::fits(weight, x.element) && many.is_faster(weight, x.tokens))
     else {
         return Ok(false);
     };
@@ -467,28 +463,31 @@ fn multiply_codebook(gpu: &Gpu, weight: &Codebook, x: Input, out: Output) -> Res
 fn multiply_int8(gpu: &Gpu, weight: &Int8, x: Input, bias: Option<CUdeviceptr>, out: Output) -> Result<()> {
     let bytes = Activations::new(0, weight, x.tokens, x.element).bytes;
     let workspace = gpu.buffer(bytes)?;
-    let activations = Activations::new(workspace.address(), weight, x.tokens, x.element);
+    let mut activations = Activations::new(workspace.address(), weight, x.tokens, x.element);
     let kernels = &gpu.kernels;
+    let many = kernels
+        .int8_many
+        .as_ref()
+        .filter(|_| bias.is_none() && x.element == out.element && int8_many::Many::fits(weight, x.element));
+    if many.is_some() {
+        activations = activations.for_many();
+    }
     // SAFETY: the weight's buffers were checked at load; input, output and workspace have the sizes told.
     unsafe {
         kernels
             .int8_quantize
             .run(weight, x.address, x.tokens, x.element, &activations, gpu.stream())
             .map_err(error::kernel)?;
-        match &kernels.int8_many {
-            Some(many)
-                if bias.is_none() && x.element == out.element && int8_many::Many::fits(weight, x.element) =>
-            {
-                many.run(
-                    weight,
-                    &activations,
-                    x.tokens,
-                    out.address,
-                    x.element,
-                    gpu.stream(),
-                )
-            }
-            _ => kernels.int8_any.run(
+        match many {
+            Some(many) => many.run(
+                weight,
+                &activations,
+                x.tokens,
+                out.address,
+                x.element,
+                gpu.stream(),
+            ),
+            None => kernels.int8_any.run(
                 weight,
                 &activations,
                 x.tokens,

@@ -183,7 +183,7 @@ fn int8(
         return Ok(false);
     };
     let workspace = gpu.buffer(Activations::new(0, largest, tokens, element).bytes)?;
-    let activations = Activations::new(workspace.address(), largest, tokens, element);
+    let activations = Activations::new(workspace.address(), largest, tokens, element).for_many();
     let quantize = &gpu.kernels.int8_quantize;
     for (index, (weight, out)) in weights.iter().zip(out).enumerate() {
         // SAFETY: the weights' buffers were checked at load; the workspace has room for the largest, and activations and

@@ -1,7 +1,10 @@
 // Block codebook of 4 bits to dense elements: table value times scale, one f32 product rounded once.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "scales.cuh"
+
+static constexpr int BLOCKS = 5;  // of threads that a multiprocessor has room for
 
 // Eight elements from four bytes of codes.
 template <class T>
@@ -23,32 +26,46 @@ static __device__ __forceinline__ void put(typename T::storage* out, u32 word, f
 }
 
 // Elements `first ..` of the flattened matrix, `first` and the block (`1 << block_shift`) multiples of 8, `count` any.
-// A thread has AHEAD words of codes on their way at a time, each for eight elements.
+// A thread has AHEAD words of codes on their way, each for eight elements, while it turns as many into elements.
 template <class T>
 static __device__ __forceinline__ void dequantize_flat(typename T::storage* out, const u8* codes, const float* codebook,
                                                        Scales scales, u64 first, u64 count, u32 block_shift,
                                                        u32 low_first) {
-    constexpr int AHEAD = 8;
+    constexpr int AHEAD = 4;
     // Sixteen floats lie in sixteen banks: any mix of codes is read without a conflict.
     __shared__ float table[16];
     if (threadIdx.x < 16) table[threadIdx.x] = codebook[threadIdx.x];
     __syncthreads();
-    const u64 whole = count / 8 * 8, tile = static_cast<u64>(blockDim.x) * 8;
-    for (u64 start = blockIdx.x * tile * AHEAD + threadIdx.x * 8; start < whole; start += gridDim.x * tile * AHEAD) {
-        u32 word[AHEAD];
-        float scale[AHEAD];
+    // The blocks at work are neighbours, and a small matrix is enough for all of them.
+    const u64 whole = count / 8 * 8, stride = static_cast<u64>(gridDim.x) * blockDim.x * 8;
+    u64 start = (static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
+    u32 word[AHEAD];
+    float scale[AHEAD];
+    auto fetch = [&](u64 from) {
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {
-            u64 i = start + j * tile;
+            const u64 i = from + j * stride;
             if (i < whole) {
                 word[j] = __ldcs(reinterpret_cast<const u32*>(codes + (first + i) / 2));
                 scale[j] = scale_of(scales, static_cast<u32>((first + i) >> block_shift));
             }
         }
+    };
+    fetch(start);
+    // What is written may still be read until then.
+    end_of_overlap();
+    while (start < whole) {
+        const u64 at = start;
+        u32 now[AHEAD];
+        float its_scale[AHEAD];
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++) now[j] = word[j], its_scale[j] = scale[j];
+        start += stride * AHEAD;
+        fetch(start);
 #pragma unroll
         for (int j = 0; j < AHEAD; j++) {
-            u64 i = start + j * tile;
-            if (i < whole) put<T>(out + i, word[j], scale[j], table, low_first);
+            const u64 i = at + j * stride;
+            if (i < whole) put<T>(out + i, now[j], its_scale[j], table, low_first);
         }
     }
     if (blockIdx.x == 0 && threadIdx.x < count - whole) {
@@ -63,6 +80,7 @@ template <class T>
 static __device__ __forceinline__ void dequantize_any(typename T::storage* out, const u8* codes, const float* codebook,
                                                       Scales scales, u64 first_row, u64 rows, u32 cols, u32 block,
                                                       u32 row_blocks, u32 low_first) {
+    end_of_overlap();
     u64 count = rows * cols;
     u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
     for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
@@ -78,7 +96,7 @@ static __device__ __forceinline__ void dequantize_any(typename T::storage* out, 
 }
 
 #define KERNELS(name, type)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256)                                                              \
+    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                      \
         codebook_dequantize_flat_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales, \
                                         u64 first, u64 count, u32 block_shift, u32 low_first) {                    \
         dequantize_flat<type>(out, codes, codebook, scales, first, count, block_shift, low_first);                 \

@@ -2,15 +2,20 @@
 // targets: sm_90a
 #include "numbers.cuh"
 #include "hopper.cuh"
+#include "overlap.cuh"
 
 // A block computes 128 rows of W times TOKENS rows of X: one warp copies tiles into a ring of stages, two warpgroups of
 // 64 rows each multiply. When K is through, the i32 sums become f32 values of the output's type, and the same ring
-// brings the outlier columns (their number is read from device memory) for products in floating point on top. Steps of outlier columns alone, whose codes are all zeros, are left out: where
-// activations are far from normal, that is most of them.
+// brings the outlier columns (their number is read from device memory) for products in floating point on top. Those of W,
+// where they are few, are gathered by warps that have nothing else to do meanwhile. Steps of outlier columns alone, whose
+// codes are all zeros, are left out: where activations are far from normal, that is most of them.
 
 static constexpr int ROWS = 128;
 static constexpr int DEPTH = 128;         // codes a stage and row; 64 elements of outlier columns are as many bytes
 static constexpr int W_BYTES = ROWS * DEPTH;
+static constexpr int FEW_OUTLIERS = 64;
+static constexpr int OUTLIER_BYTES = ROWS * FEW_OUTLIERS * 2;
+static constexpr int GATHERING = 96;  // threads
 static constexpr int THREADS = 384;
 static constexpr int Y_PITCH = ROWS * 2 + 16;
 static constexpr float PRODUCT_STEP = 1.0f / (127.0f * 127.0f);
@@ -22,6 +27,8 @@ struct Int8 {
     const float* w_scales;
     const u32* outliers;  // the number of outlier columns
     const u32* flags;     // a bit a column, set for an outlier
+    const u32* list;      // the outlier columns, ascending
+    const signed char* codes;  // of W, [n, k]
     u32 m, n, k;
     u32 m_tiles, n_tiles;
     u32 stages;
@@ -60,6 +67,28 @@ static __device__ __forceinline__ void load_tiles(u32 (&to)[4], u32 tile, u32 ro
                  : "memory");
 }
 
+// Up to FEW_OUTLIERS columns of W from row n0 on, dequantised, and zeros to the right of them, in the 128-byte swizzle.
+template <class T>
+static __device__ __forceinline__ void gather(const Int8& p, u8* tile, u32 n0, u32 outliers, u32 thread) {
+    for (u32 i = thread; i < ROWS * (FEW_OUTLIERS / 8); i += GATHERING) {
+        const u32 row = i % ROWS, first = i / ROWS * 8, n = min(n0 + row, p.n - 1);
+        uint4 eight = make_uint4(0, 0, 0, 0);
+        if (first < outliers) {
+            const float scale = __ldg(p.w_scales + n);
+            const signed char* const codes = p.codes + static_cast<u64>(n) * p.k;
+            float value[8];
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                value[j] = first + j < outliers ? static_cast<float>(__ldg(codes + __ldcg(p.list + first + j))) : 0;
+#pragma unroll
+            for (int j = 0; j < 8; j++) value[j] = __fmul_rn(__fmul_rn(value[j], scale), 1.0f / 127.0f);
+            eight = make_uint4(T::narrow2(value[0], value[1]), T::narrow2(value[2], value[3]),
+                               T::narrow2(value[4], value[5]), T::narrow2(value[6], value[7]));
+        }
+        *reinterpret_cast<uint4*>(tile + row * 128 + ((first / 8 ^ row % 8) << 4)) = eight;
+    }
+}
+
 template <class T, int TOKENS>
 static __device__ __forceinline__ void many(const Int8& p) {
     constexpr int X_BYTES = TOKENS * DEPTH;
@@ -67,10 +96,11 @@ static __device__ __forceinline__ void many(const Int8& p) {
     constexpr int SUMS = TOKENS / 2;
     extern __shared__ __align__(1024) u8 shared[];
     u8* const ring = shared;
-    float* const x_scales = reinterpret_cast<float*>(shared + p.stages * STAGE_BYTES);
-    const u32 full = shared_address(x_scales + TOKENS), empty = full + 8 * p.stages;
+    u8* const outlier_w = shared + p.stages * STAGE_BYTES;
+    float* const x_scales = reinterpret_cast<float*>(outlier_w + OUTLIER_BYTES);
+    const u32 full = shared_address(x_scales + TOKENS), empty = full + 8 * p.stages, gathered = empty + 8 * p.stages;
     // How many steps are taken, and which.
-    u32* const live_steps = reinterpret_cast<u32*>(x_scales + TOKENS) + 4 * p.stages;
+    u32* const live_steps = reinterpret_cast<u32*>(x_scales + TOKENS) + 4 * p.stages + 2;
     u16* const live = reinterpret_cast<u16*>(live_steps + 1);
 
     // Tiles of X in panels of 8, so that the blocks at work share few tiles of both operands.
@@ -78,18 +108,20 @@ static __device__ __forceinline__ void many(const Int8& p) {
     u32 width = min(8u, p.m_tiles - panel * 8);
     const u32 m0 = (panel * 8 + rest % width) * TOKENS, n0 = rest / width * ROWS;
     const u32 all_steps = (p.k + DEPTH - 1) / DEPTH;
-    const u32 outliers = __ldcg(p.outliers);
 
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < p.stages; i++) {
             barrier_init(full + 8 * i, 1);
             barrier_init(empty + 8 * i, 8);
         }
+        barrier_init(gathered, GATHERING);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         prefetch_map(&p.x);
         prefetch_map(&p.w);
     }
-    for (u32 i = threadIdx.x; i < TOKENS; i += THREADS) x_scales[i] = m0 + i < p.m ? __ldg(p.x_scales + m0 + i) : 0;
+    end_of_overlap();
+    const u32 outliers = __ldcg(p.outliers);
+    for (u32 i = threadIdx.x; i < TOKENS; i += THREADS) x_scales[i] = m0 + i < p.m ? __ldcg(p.x_scales + m0 + i) : 0;
     if (threadIdx.x < 32) {
         u32 count = 0;
         for (u32 first = 0; first < all_steps; first += 32) {
@@ -109,6 +141,7 @@ static __device__ __forceinline__ void many(const Int8& p) {
     }
     __syncthreads();
     const u32 steps = *live_steps;
+    const bool few_outliers = outliers <= FEW_OUTLIERS;
 
     if (threadIdx.x >= 256) {
         give_registers<40>();
@@ -117,13 +150,16 @@ static __device__ __forceinline__ void many(const Int8& p) {
             for (u32 step = 0; step < steps + (outliers + 63) / 64; step++) {
                 barrier_wait(empty + 8 * stage, phase);
                 u32 to = shared_address(ring + stage * STAGE_BYTES), barrier = full + 8 * stage;
-                barrier_expect(barrier, STAGE_BYTES);
-                bool codes = step < steps;
+                const bool codes = step < steps, of_w = codes || !few_outliers;
+                barrier_expect(barrier, X_BYTES + (of_w ? W_BYTES : 0));
                 u32 at = codes ? live[step] * DEPTH : (step - steps) * 64;
                 copy_box(to, codes ? &p.x : &p.outlier_x, barrier, at, m0);
-                copy_box(to + X_BYTES, codes ? &p.w : &p.outlier_w, barrier, at, n0);
+                if (of_w) copy_box(to + X_BYTES, codes ? &p.w : &p.outlier_w, barrier, at, n0);
                 if (++stage == p.stages) stage = 0, phase ^= 1;
             }
+        } else if (threadIdx.x >= THREADS - GATHERING && outliers && few_outliers) {
+            gather<T>(p, outlier_w, n0, outliers, threadIdx.x - (THREADS - GATHERING));
+            barrier_arrive(gathered);
         }
         return;
     }
@@ -169,7 +205,9 @@ static __device__ __forceinline__ void many(const Int8& p) {
         for (int i = 0; i < SUMS; i++) value[i] = rounded<T>(value[i]);
     for (u32 column = 0; column < outliers; column += 64) {
         barrier_wait(full + 8 * stage, phase);
-        const u32 x = shared_address(ring + stage * STAGE_BYTES), w = x + X_BYTES;
+        if (few_outliers) barrier_wait(gathered, 0);
+        const u32 x = shared_address(ring + stage * STAGE_BYTES);
+        const u32 w = few_outliers ? shared_address(outlier_w) : x + X_BYTES;
         u32 a[4][4];
 #pragma unroll
         for (int i = 0; i < 4; i++) load_tiles(a[i], w, warp * 16 + lane % 16, i * 2 + lane / 16);

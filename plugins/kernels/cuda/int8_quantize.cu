@@ -1,6 +1,7 @@
 // LLM.int8()'s activations: quantised a row at a time, outlier columns found and set aside, nothing known to the host.
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 #include "numbers.cuh"
+#include "overlap.cuh"
 #include "packs.cuh"
 
 static constexpr int THREADS = 256;
@@ -63,6 +64,7 @@ static __device__ __forceinline__ void list_columns(const Quantize& p) {
 
 template <class T>
 static __device__ __forceinline__ void quantize(const typename T::storage* x, const Quantize& p) {
+    end_of_overlap();
     const float threshold = __ldg(p.threshold);
     const typename T::storage* row = x + static_cast<u64>(blockIdx.x) * p.k;
     signed char* codes = p.codes + static_cast<u64>(blockIdx.x) * p.k;
@@ -143,6 +145,7 @@ struct Gather {
     const signed char* weight;  // [n, k]
     const float* weight_scales; // [n]
     u32 m, n, k, pitch;
+    u32 left_out;  // up to so many columns of W are left to the product
 };
 
 // Outlier columns of X as they are and of W dequantised, side by side, filled up with zeros to a multiple of 64; their
@@ -150,13 +153,15 @@ struct Gather {
 template <class T>
 static __device__ __forceinline__ void gather(typename T::storage* out_x, typename T::storage* out_w,
                                               const typename T::storage* x, const Gather& p) {
+    end_of_overlap();
     const u32 count = p.columns->count, width = (count + 63) / 64 * 64;
     if (count == 0) return;
     // 16 threads take a row, and each of them four places in the list at a time, whose columns are neighbours where there
     // are many outliers.
     typedef Pack<typename T::storage, 4> Four;
+    const u32 rows = count <= p.left_out ? p.m : p.m + p.n;
     const u32 teams = gridDim.x * (blockDim.x / 16), team = blockIdx.x * (blockDim.x / 16) + threadIdx.x / 16;
-    for (u32 row = team; row < p.m + p.n; row += teams) {
+    for (u32 row = team; row < rows; row += teams) {
         const bool of_x = row < p.m;
         const u32 index = of_x ? row : row - p.m;
         const u64 start = static_cast<u64>(index) * p.k;
@@ -199,7 +204,10 @@ static __device__ __forceinline__ void gather(typename T::storage* out_x, typena
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) int8_list(const Quantize p) { list_columns(p); }
+extern "C" __global__ void __launch_bounds__(THREADS) int8_list(const Quantize p) {
+    end_of_overlap();
+    list_columns(p);
+}
 
 #define KERNELS(name, type)                                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                         \

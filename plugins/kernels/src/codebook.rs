@@ -19,7 +19,7 @@ pub struct Codebook {
     pub codes: CUdeviceptr,
     /// The 16 values of the table (f32).
     pub table: CUdeviceptr,
-    /// A scale a block.
+    /// A scale a block, aligned to 16 bytes.
     pub scales: Scales,
 }
 
@@ -56,6 +56,14 @@ pub(crate) struct ScalesArgument {
 }
 
 impl Scales {
+    /// Scales a block of the second level, of coded ones.
+    pub(crate) fn second_block(self) -> Option<usize> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Coded { block, .. } => Some(block),
+        }
+    }
+
     pub(crate) fn argument(self) -> ScalesArgument {
         match self {
             Self::Plain(plain) => ScalesArgument {

@@ -10,8 +10,8 @@ use crate::{
 const THREADS: u32 = 256;
 /// Elements a thread in the fast kernel.
 const STEP: usize = 8;
-/// Steps a thread of the fast kernel takes together.
-const AHEAD: usize = 8;
+/// Blocks of threads that a multiprocessor has room for.
+const BLOCKS: u32 = 5;
 
 /// The kernels, loaded into one context.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Dequantize {
         Ok(Self {
             flat: kernels("flat")?,
             any: kernels("any")?,
-            blocks: multiprocessors()? * 8,
+            blocks: multiprocessors()? * BLOCKS,
             _module: module,
         })
     }
@@ -50,7 +50,8 @@ impl Dequantize {
     ///
     /// # Safety
     /// The buffers of `weight` are those of its shape, `rows` lie within it, and `out` has room for their elements and
-    /// is aligned to 16 bytes.
+    /// is aligned to 16 bytes. The kernel launched last on `stream` does not write the weight: it is read while that may
+    /// still run.
     ///
     /// # Errors
     /// [`Error::Driver`](crate::Error::Driver).
@@ -74,12 +75,10 @@ impl Dequantize {
             && weight.block >= STEP
             && first.is_multiple_of(STEP);
         if fast {
-            let blocks = count
-                .div_ceil(STEP * AHEAD * THREADS as usize)
-                .min(self.blocks as usize);
+            let blocks = count.div_ceil(STEP * THREADS as usize).min(self.blocks as usize);
             // SAFETY: types and order are those of the kernel; memory is as the caller promises.
             unsafe {
-                self.flat[element as usize].launch(
+                self.flat[element as usize].launch_overlapping(
                     [blocks as u32, 1, 1],
                     THREADS,
                     0,
@@ -105,7 +104,7 @@ impl Dequantize {
             };
             // SAFETY: as above.
             unsafe {
-                self.any[element as usize].launch(
+                self.any[element as usize].launch_overlapping(
                     [blocks as u32, 1, 1],
                     THREADS,
                     0,

@@ -5,7 +5,6 @@ mod plan;
 use cudarc::driver::sys::{
     CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
     },
     CUtensorMap,
 };
@@ -17,13 +16,13 @@ use crate::{
     driver::{arguments, device_attribute, fatbin, multiprocessors},
     tensor_map::Tiles,
 };
-use plan::{BLOCK, Limits, Plan, STEP, Sizes, TILE};
+use plan::{BLOCK, Limits, Plan, SLICE, Sizes, TILE};
 
 /// The most rows of activations.
 pub const MOST_TOKENS: usize = 16;
 
-/// What the driver keeps of a block's shared memory.
-const RESERVED_BYTES: usize = 1024;
+/// The least bytes of a row that the copy engine brings, and what a row's bytes must be a multiple of.
+const BOX_BYTES: usize = 16;
 
 /// Weights that one launch can multiply with.
 pub const MOST_WEIGHTS: usize = 3;
@@ -33,6 +32,7 @@ pub const MOST_WEIGHTS: usize = 3;
 #[derive(Clone, Copy)]
 struct Part {
     codes: CUtensorMap,
+    scale_tiles: CUtensorMap,
     scales: ScalesArgument,
     y: CUdeviceptr,
     rows: u32,
@@ -42,17 +42,24 @@ struct Part {
 /// `struct Few` of `cuda/codebook_few.cu`.
 #[repr(C)]
 struct Arguments {
-    parts: [Part; MOST_WEIGHTS],
     x: CUdeviceptr,
     table: CUdeviceptr,
     tokens: u32,
     cols: u32,
     tiles: u32,
+    longer: u32,
     second_shift: u32,
+    boxed: u32,
+    seconds: u32,
     low_first: u32,
-    pass_steps: u32,
+    alone: u32,
     gated: u32,
     split: u32,
+    sharing: u32,
+    held: u32,
+    round: u32,
+    stages: u32,
+    parts: [Part; MOST_WEIGHTS],
 }
 
 /// Weights that are multiplied with the same activations: of as many columns, with tables of the same values.
@@ -85,9 +92,8 @@ impl<'a> Together<'a> {
     }
 }
 
-/// The kernels of one element type: for up to 8 tokens with the activations in between the table and apart from it, and
-/// for more tokens; scales plain and coded.
-type Functions = [[Function; 2]; 3];
+/// The kernels of one element type: for up to 8 tokens and for more; scales plain and coded.
+type Functions = [[Function; 2]; 2];
 
 /// The kernels for blocks of 64, for Hopper.
 #[derive(Debug)]
@@ -106,7 +112,6 @@ impl Hopper {
         }
         let module = Module::load(fatbin!("codebook_few"))?;
         let most_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-        let all_shared = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR)?;
         let kernel = |element: Element, shape, stored| -> Result<Function> {
             let function = module.function(&format!("codebook_few_{}_{shape}_{stored}", element.name()))?;
             function.allow_shared_memory(most_shared)?;
@@ -115,18 +120,8 @@ impl Hopper {
         };
         let kernels = |element| -> Result<Functions> {
             Ok([
-                [
-                    kernel(element, "between", "PLAIN")?,
-                    kernel(element, "between", "CODED")?,
-                ],
-                [
-                    kernel(element, "apart", "PLAIN")?,
-                    kernel(element, "apart", "CODED")?,
-                ],
-                [
-                    kernel(element, "more", "PLAIN")?,
-                    kernel(element, "more", "CODED")?,
-                ],
+                [kernel(element, "8", "PLAIN")?, kernel(element, "8", "CODED")?],
+                [kernel(element, "16", "PLAIN")?, kernel(element, "16", "CODED")?],
             ])
         };
         Ok(Some(Self {
@@ -135,7 +130,6 @@ impl Hopper {
             limits: Limits {
                 multiprocessors: multiprocessors()? as usize,
                 shared: most_shared as usize,
-                half: all_shared as usize / 2 - RESERVED_BYTES,
             },
             _module: module,
         }))
@@ -145,13 +139,13 @@ impl Hopper {
     fn plan(&self, weights: &[&Codebook], gated: bool, tokens: usize) -> Option<Plan> {
         let first = *weights.first()?;
         let suits = |weight: &&Codebook| {
-            let second = second_block(weight);
+            let second = weight.scales.second_block();
             weight.unit().is_some()
                 && weight.block == BLOCK
-                && weight.cols.is_multiple_of(STEP)
-                && second.is_none_or(|block| block.is_power_of_two() && block.is_multiple_of(STEP / BLOCK))
+                && weight.cols.is_multiple_of(SLICE)
+                && second.is_none_or(|block| block.is_power_of_two() && block.is_multiple_of(SLICE / BLOCK))
                 && (weight.cols, weight.low_first, second)
-                    == (first.cols, first.low_first, second_block(first))
+                    == (first.cols, first.low_first, first.scales.second_block())
         };
         let suits = weights.len() <= MOST_WEIGHTS
             && (1..=MOST_TOKENS).contains(&tokens)
@@ -161,14 +155,14 @@ impl Hopper {
             tiles: weights.iter().map(|weight| weight.rows.div_ceil(TILE)).sum(),
             cols: first.cols,
             tokens,
-            coded: second_block(first).is_some(),
+            second_block: first.scales.second_block(),
+            gated,
         };
         suits.then(|| Plan::best(sizes, self.limits)).flatten()
     }
 
     /// As [`Few::run_together`], by a plan for these operands.
     unsafe fn run(
-        &self,
         plan: Plan,
         functions: &Functions,
         together: Together<'_>,
@@ -177,6 +171,7 @@ impl Hopper {
     ) -> Result<()> {
         let weights = together.parts();
         let first = weights[0].0;
+        let boxed = are_boxed(first);
         let mut tiles = 0;
         let mut parts = Vec::with_capacity(MOST_WEIGHTS);
         for &(weight, y) in &weights {
@@ -187,11 +182,26 @@ impl Hopper {
                 cols: weight.cols / 2,
                 pitch: weight.cols / 2,
                 box_rows: TILE,
-                box_cols: STEP / 2,
+                box_cols: SLICE / 2,
                 swizzled: true,
+            };
+            let (scales, scale_bytes) = match weight.scales {
+                Scales::Plain(address) => (address, size_of::<f32>()),
+                Scales::Coded { codes, .. } => (codes, 1),
+            };
+            let scale_tiles = Tiles {
+                address: scales,
+                element: 1,
+                rows: weight.rows,
+                cols: weight.cols / BLOCK * scale_bytes,
+                pitch: weight.cols / BLOCK * scale_bytes,
+                box_rows: TILE,
+                box_cols: BOX_BYTES,
+                swizzled: false,
             };
             parts.push(Part {
                 codes: codes.map()?,
+                scale_tiles: if boxed { scale_tiles.map()? } else { codes.map()? },
                 scales: weight.scales.argument(),
                 y,
                 rows: weight.rows as u32,
@@ -204,25 +214,30 @@ impl Hopper {
             ..parts[0]
         };
         let mut part = parts.iter().copied();
+        let shares = tiles as usize / if together.is_gated() { 2 } else { 1 };
         let arguments = Arguments {
-            parts: [(); MOST_WEIGHTS].map(|()| part.next().unwrap_or(nowhere)),
             x,
             table: first.table,
             tokens: tokens as u32,
             cols: first.cols as u32,
-            tiles,
-            second_shift: second_block(first).map_or(0, usize::trailing_zeros),
+            tiles: (shares / plan.units) as u32,
+            longer: (shares % plan.units) as u32,
+            second_shift: first.scales.second_block().map_or(0, usize::trailing_zeros),
+            boxed: u32::from(boxed),
+            seconds: plan.seconds as u32,
             low_first: u32::from(first.low_first),
-            pass_steps: plan.pass_steps as u32,
+            alone: u32::from(weights.len() == 1),
             gated: u32::from(together.is_gated()),
             split: plan.split as u32,
+            sharing: plan.sharing as u32,
+            held: plan.held as u32,
+            round: plan.round as u32,
+            stages: plan.stages as u32,
+            parts: [(); MOST_WEIGHTS].map(|()| part.next().unwrap_or(nowhere)),
         };
-        let shares = tiles as usize / if together.is_gated() { 2 } else { 1 };
-        let units = shares.min((self.limits.multiprocessors / plan.split).max(1));
-        let grid = [(units * plan.split) as u32, 1, 1];
+        let grid = [(plan.units * plan.split) as u32, 1, 1];
         let (threads, shared, cluster) = (32 * plan.warps as u32, plan.shared as u32, plan.split as u32);
-        let function = functions[if tokens > 8 { 2 } else { usize::from(plan.x_apart) }]
-            [usize::from(second_block(first).is_some())];
+        let function = functions[usize::from(tokens > 8)][usize::from(first.scales.second_block().is_some())];
         // SAFETY: the one argument is the kernel's; memory is as the caller promises. Before its wait, the kernel reads
         // nothing but the weights.
         unsafe {
@@ -238,12 +253,13 @@ impl Hopper {
     }
 }
 
-/// Scales a block of the second level, of coded scales.
-fn second_block(weight: &Codebook) -> Option<usize> {
-    match weight.scales {
-        Scales::Plain(_) => None,
-        Scales::Coded { block, .. } => Some(block),
-    }
+/// Whether the copy engine can bring the weight's scales.
+fn are_boxed(weight: &Codebook) -> bool {
+    let bytes = match weight.scales {
+        Scales::Plain(_) => size_of::<f32>(),
+        Scales::Coded { .. } => 1,
+    };
+    (weight.cols / BLOCK * bytes).is_multiple_of(BOX_BYTES)
 }
 
 /// The kernels, loaded into one context.
@@ -283,14 +299,14 @@ impl Few {
         gated: bool,
         tokens: usize,
         element: Element,
-    ) -> Option<(&Hopper, &Functions, Plan)> {
+    ) -> Option<(&Functions, Plan)> {
         let hopper = self.hopper.as_ref()?;
         let functions = match element {
             Element::BF16 => &hopper.bf16,
             Element::F16 => &hopper.f16,
             Element::F32 => return None,
         };
-        Some((hopper, functions, hopper.plan(weights, gated, tokens)?))
+        Some((functions, hopper.plan(weights, gated, tokens)?))
     }
 
     /// `y = x · weightᵀ`: `x` `[tokens, cols]`, `y` `[tokens, rows]`, both of type `element`, aligned to 16 bytes.
@@ -316,9 +332,9 @@ impl Few {
         // SAFETY: as the caller promises.
         unsafe {
             match self.on_hopper(&[weight], false, tokens, element) {
-                Some((hopper, functions, plan)) => {
+                Some((functions, plan)) => {
                     let alone = [(weight, y)];
-                    hopper.run(plan, functions, Together::Apart(&alone), (x, tokens), stream)
+                    Hopper::run(plan, functions, Together::Apart(&alone), (x, tokens), stream)
                 }
                 None => self.any.run(weight, x, tokens, y, element, stream),
             }
@@ -340,12 +356,12 @@ impl Few {
         stream: CUstream,
     ) -> Result<()> {
         let weights: Vec<&Codebook> = together.parts().into_iter().map(|(weight, _)| weight).collect();
-        let (hopper, functions, plan) = self
+        let (functions, plan) = self
             .on_hopper(&weights, together.is_gated(), tokens, element)
             .ok_or_else(|| {
                 Error::Unsupported(format!("codebook_few: {tokens} tokens, {weights:?} at once"))
             })?;
         // SAFETY: as the caller promises.
-        unsafe { hopper.run(plan, functions, together, (x, tokens), stream) }
+        unsafe { Hopper::run(plan, functions, together, (x, tokens), stream) }
     }
 }

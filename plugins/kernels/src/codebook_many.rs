@@ -13,12 +13,21 @@ use crate::{
 const ROWS: usize = 128;
 const DEPTH: usize = 64;
 const TABLE_BYTES: usize = 256 * 256 + 256 * 4;
+const SCALE_BYTES: usize = ROWS * 8;
+/// What lies behind the ring: barriers, and where warps put rows of results in order.
+const BARRIER_BYTES: usize = 128;
+const STAGING_BYTES: usize = 8 * 32 * 48;
 /// Rows of activations a block of threads: the instances of the kernel.
 const TOKENS: [usize; 4] = [32, 64, 128, 256];
 /// Shared memory that a block may have on Hopper.
 const SHARED: usize = 227 * 1024;
-const MOST_STAGES: usize = 12;
+const MOST_STAGES: usize = 8;
 const MOST_SPLITS: usize = 8;
+
+/// Tokens below which these kernels were faster on an H200 than turning a matrix into floats for cuBLAS, with any of
+/// GenomeOcean-4B's; and below which they were where the tiles keep the multiprocessors busy.
+const SOME_TOKENS: usize = 768;
+const MANY_TOKENS: usize = 3072;
 
 /// `struct Many` of `cuda/codebook_many.cu`.
 #[repr(C)]
@@ -34,6 +43,7 @@ struct Arguments {
     cols: u32,
     scale_stride: u32,
     block_shift: u32,
+    second_shift: u32,
     low_first: u32,
     token_tiles: u32,
     row_tiles: u32,
@@ -80,7 +90,16 @@ impl Many {
 
     /// Whether [`run`](Self::run) can multiply activations of this type with `weight`.
     pub fn fits(weight: &Codebook, element: Element) -> bool {
-        element != Element::F32 && weight.unit() == Some(DEPTH)
+        element != Element::F32
+            && weight.unit() == Some(DEPTH)
+            && weight.scales.second_block().is_none_or(usize::is_power_of_two)
+    }
+
+    /// Whether [`run`](Self::run) is faster than turning the matrix into floats, and then a dense product.
+    pub fn is_faster(&self, weight: &Codebook, tokens: usize) -> bool {
+        let tiles = tokens.div_ceil(TOKENS[TOKENS.len() - 1]) * weight.rows.div_ceil(ROWS);
+        let busy = 5 * tiles >= 4 * tiles.next_multiple_of(self.multiprocessors);
+        tokens < SOME_TOKENS || (tokens < MANY_TOKENS && busy)
     }
 
     /// Which instance, and into how many parts K is split so that every multiprocessor has work.
@@ -109,7 +128,8 @@ impl Many {
     ///
     /// # Safety
     /// The buffers of `weight` are those of its shape; `x` and `y` are as long as said; `workspace` is as long as
-    /// [`workspace`](Self::workspace) says.
+    /// [`workspace`](Self::workspace) says. The kernel launched last on `stream` does not write the weight: it is read
+    /// while that may still run.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where [`fits`](Self::fits) says no; [`Error::Driver`].
@@ -142,8 +162,8 @@ impl Many {
         };
         let (instance, splits) = self.shape(weight, tokens);
         let tile = TOKENS[instance];
-        let stage = tile * DEPTH * 2 + ROWS * DEPTH / 2;
-        let stages = ((SHARED - TABLE_BYTES - 16 * MOST_STAGES) / stage).min(MOST_STAGES);
+        let stage = tile * DEPTH * 2 + ROWS * DEPTH / 2 + SCALE_BYTES;
+        let stages = ((SHARED - TABLE_BYTES - BARRIER_BYTES - STAGING_BYTES) / stage).min(MOST_STAGES);
         let x_tiles = Tiles {
             address: x,
             element: 2,
@@ -177,18 +197,28 @@ impl Many {
             cols: weight.cols as u32,
             scale_stride: weight.scale_stride() as u32,
             block_shift: weight.block.trailing_zeros(),
+            second_shift: weight.scales.second_block().map_or(0, usize::trailing_zeros),
             low_first: u32::from(weight.low_first),
             token_tiles: token_tiles as u32,
             row_tiles: row_tiles as u32,
             splits: splits as u32,
             stages: stages as u32,
         };
-        let shared = stages * stage + TABLE_BYTES + 16 * stages;
-        // SAFETY: the one argument is the kernel's; memory is as the caller promises.
+        let shared = stages * stage + TABLE_BYTES + BARRIER_BYTES + STAGING_BYTES;
+        // One item a block, or with the largest tiles one block a multiprocessor.
+        let items = token_tiles * row_tiles * splits;
+        let largest = tile == TOKENS[TOKENS.len() - 1];
+        let blocks = if largest {
+            items.min(self.multiprocessors)
+        } else {
+            items
+        };
+        // SAFETY: the one argument is the kernel's; memory is as the caller promises. Before its wait, the kernel reads
+        // nothing but the weight.
         unsafe {
-            functions[instance].launch(
-                [(token_tiles * row_tiles) as u32, splits as u32, 1],
-                if tile == 256 { 384 } else { 640 },
+            functions[instance].launch_overlapping(
+                [blocks as u32, 1, 1],
+                if largest { 384 } else { 640 },
                 shared as u32,
                 stream,
                 arguments![&arguments],

@@ -13,6 +13,9 @@ use crate::{
 const ROWS: usize = 128;
 const DEPTH: usize = 128;
 const THREADS: u32 = 384;
+/// Outlier columns of a weight that the product gathers itself.
+pub(crate) const FEW_OUTLIERS: usize = 64;
+const OUTLIER_BYTES: usize = ROWS * FEW_OUTLIERS * 2;
 /// Rows of activations a block of threads: the instances of the kernel.
 const TOKENS: [usize; 5] = [16, 32, 64, 128, 256];
 /// Shared memory that a block may have on Hopper.
@@ -31,6 +34,8 @@ struct Arguments {
     w_scales: CUdeviceptr,
     outliers: CUdeviceptr,
     flags: CUdeviceptr,
+    list: CUdeviceptr,
+    codes: CUdeviceptr,
     tokens: u32,
     rows: u32,
     cols: u32,
@@ -113,9 +118,10 @@ impl Many {
             .unwrap_or(TOKENS.len() - 1);
         let tile = TOKENS[instance];
         let stage = (tile + ROWS) * DEPTH;
-        // A number, and one for each step.
-        let taken = 4 + 2 * weight.cols.div_ceil(DEPTH);
-        let stages = ((SHARED - tile * 4 - 16 * MOST_STAGES - taken) / stage).min(MOST_STAGES);
+        // A barrier, a number, and one for each step.
+        let taken = 8 + 4 + 2 * weight.cols.div_ceil(DEPTH);
+        let stages =
+            ((SHARED - OUTLIER_BYTES - tile * 4 - 16 * MOST_STAGES - taken) / stage).min(MOST_STAGES);
         let codes = |address, rows, box_rows| Tiles {
             address,
             element: 1,
@@ -147,6 +153,8 @@ impl Many {
             w_scales: weight.scales,
             outliers: x.count(),
             flags: x.flags(),
+            list: x.list,
+            codes: weight.codes,
             tokens: tokens as u32,
             rows: weight.rows as u32,
             cols: weight.cols as u32,
@@ -154,10 +162,10 @@ impl Many {
             row_tiles: row_tiles as u32,
             stages: stages as u32,
         };
-        let shared = stages * stage + tile * 4 + 16 * stages + taken;
+        let shared = stages * stage + OUTLIER_BYTES + tile * 4 + 16 * stages + taken;
         // SAFETY: the one argument is the kernel's; memory is as the caller promises.
         unsafe {
-            functions[instance].launch(
+            functions[instance].launch_overlapping(
                 [(token_tiles * row_tiles) as u32, 1, 1],
                 THREADS,
                 shared as u32,

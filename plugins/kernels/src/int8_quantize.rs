@@ -6,6 +6,7 @@ use crate::{
     CUdeviceptr, CUstream, Element, Function, Int8, Module, Result,
     driver::{arguments, fatbin, multiprocessors},
     error::check,
+    int8_many::FEW_OUTLIERS,
 };
 
 /// Rows from which a launch of its own lists the outlier columns. To find out which block is the last costs each block as
@@ -29,6 +30,8 @@ pub struct Activations {
     pub outlier_weights: CUdeviceptr,
     /// `cols`, rounded up to a multiple of 64.
     pub pitch: usize,
+    /// Up to so many outlier columns of the weight are left to the product.
+    left_out: usize,
     /// Bytes of it all.
     pub bytes: usize,
 }
@@ -52,10 +55,20 @@ impl Activations {
             outliers: take(tokens * pitch * element.size()),
             outlier_weights: take(weight.rows * pitch * element.size()),
             pitch,
+            left_out: 0,
             bytes: 0,
         };
         activations.bytes = bytes;
         activations
+    }
+
+    /// The same, for a product by [`int8_many`](crate::int8_many) alone, which gathers few columns of a weight itself.
+    #[must_use]
+    pub fn for_many(self) -> Self {
+        Self {
+            left_out: FEW_OUTLIERS,
+            ..self
+        }
     }
 
     /// The number of outlier columns, u32.
@@ -93,6 +106,7 @@ struct GatherArguments {
     rows: u32,
     cols: u32,
     pitch: u32,
+    left_out: u32,
 }
 
 /// The kernels, loaded into one context.
@@ -164,7 +178,7 @@ impl Quantize {
             check(sys::cuMemsetD32Async(to.columns, 0, zeros, stream), || {
                 "cuMemsetD32Async".to_owned()
             })?;
-            self.rows[element as usize].launch(
+            self.rows[element as usize].launch_overlapping(
                 [tokens as u32, 1, 1],
                 256,
                 0,
@@ -173,7 +187,7 @@ impl Quantize {
             )?;
             if list_later {
                 self.list
-                    .launch([1, 1, 1], 256, 0, stream, arguments![&quantize])?;
+                    .launch_overlapping([1, 1, 1], 256, 0, stream, arguments![&quantize])?;
             }
             self.gather(weight, x, tokens, element, to, stream)
         }
@@ -207,11 +221,12 @@ impl Quantize {
             rows: weight.rows as u32,
             cols: weight.cols as u32,
             pitch: to.pitch as u32,
+            left_out: to.left_out as u32,
         };
         let blocks = (tokens + weight.rows).div_ceil(16).min(self.blocks);
         // SAFETY: types and order are those of the kernel; memory is as the caller promises.
         unsafe {
-            self.gather[element as usize].launch(
+            self.gather[element as usize].launch_overlapping(
                 [blocks as u32, 1, 1],
                 256,
                 0,

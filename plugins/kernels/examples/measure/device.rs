@@ -49,14 +49,12 @@ impl Device {
         Ok(())
     }
 
-    /// Microseconds of one of `count` launches in a CUDA graph: the median of `replays`. `launch` is told which launch
-    /// it is, to take turns among its inputs.
-    pub(crate) fn time(
+    /// Records `count` launches as a CUDA graph. `launch` is told which launch it is, to take turns among its inputs.
+    pub(crate) fn record(
         &self,
         count: usize,
-        replays: usize,
         launch: impl Fn(usize) -> qbench_kernels::Result<()>,
-    ) -> Result<f64> {
+    ) -> Result<Recorded> {
         launch(0)?;
         self.wait()?;
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -67,21 +65,34 @@ impl Device {
         let captured = unsafe { stream::end_capture(self.stream) };
         launched?;
         let captured = captured?;
-        let mut exec = ptr::null_mut();
-        // SAFETY: the graph was just captured; `exec` is a place for one handle.
-        unsafe { sys::cuGraphInstantiateWithFlags(&raw mut exec, captured, 0).result()? };
+        let mut graph = ptr::null_mut();
+        // SAFETY: the graph was just captured; `graph` is a place for one handle, and the captured one is not needed once
+        // there is that.
+        unsafe {
+            let made = sys::cuGraphInstantiateWithFlags(&raw mut graph, captured, 0).result();
+            graph::destroy(captured)?;
+            made?;
+        }
+        Ok(Recorded { graph, count })
+    }
+
+    /// Microseconds of one launch of each: the medians of `replays`, which take turns, so that what the card's clock does
+    /// meets all alike. What they use must be there still.
+    pub(crate) fn time_in_turn(&self, recorded: &[&Recorded], replays: usize) -> Result<Vec<f64>> {
         let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let (start, end) = (event::create(flags)?, event::create(flags)?);
-        let mut times = Vec::new();
+        let mut times = vec![Vec::new(); recorded.len()];
         for replay in 0..replays + 2 {
-            // SAFETY: graph, events and stream are alive.
-            unsafe {
-                event::record(start, self.stream)?;
-                graph::launch(exec, self.stream)?;
-                event::record(end, self.stream)?;
-                event::synchronize(end)?;
-                if replay >= 2 {
-                    times.push(f64::from(event::elapsed(start, end)?) * 1e3 / count as f64);
+            for (recorded, times) in recorded.iter().zip(&mut times) {
+                // SAFETY: graph, events and stream are alive.
+                unsafe {
+                    event::record(start, self.stream)?;
+                    graph::launch(recorded.graph, self.stream)?;
+                    event::record(end, self.stream)?;
+                    event::synchronize(end)?;
+                    if replay >= 2 {
+                        times.push(f64::from(event::elapsed(start, end)?) * 1e3 / recorded.count as f64);
+                    }
                 }
             }
         }
@@ -89,11 +100,23 @@ impl Device {
         unsafe {
             event::destroy(start)?;
             event::destroy(end)?;
-            graph::exec_destroy(exec)?;
-            graph::destroy(captured)?;
         }
-        times.sort_by(f64::total_cmp);
-        Ok(times[times.len() / 2])
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        };
+        Ok(times.into_iter().map(median).collect())
+    }
+
+    /// Microseconds of one of `count` launches: the median of `replays`.
+    pub(crate) fn time(
+        &self,
+        count: usize,
+        replays: usize,
+        launch: impl Fn(usize) -> qbench_kernels::Result<()>,
+    ) -> Result<f64> {
+        let times = self.time_in_turn(&[&self.record(count, launch)?], replays)?;
+        Ok(times[0])
     }
 
     /// `y = x · weightᵀ` by cuBLAS in bf16: `x` `[tokens, cols]`, `weight` `[rows, cols]`.
@@ -135,6 +158,19 @@ impl Device {
             call: "cublasGemmEx",
             status: format!("{:?}", error.0),
         })
+    }
+}
+
+/// Launches in a CUDA graph.
+pub(crate) struct Recorded {
+    graph: sys::CUgraphExec,
+    count: usize,
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        // SAFETY: the graph is ours, and each replay was waited for.
+        let _ = unsafe { graph::exec_destroy(self.graph) };
     }
 }
 

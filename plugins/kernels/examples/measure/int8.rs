@@ -157,7 +157,11 @@ fn product(
         };
         let bytes = Activations::new(0, &weight, tokens, element).bytes;
         let workspace = Buffer::<u8>::poisoned(bytes)?;
-        let quantized = Activations::new(workspace.at, &weight, tokens, element);
+        let for_many = kernels.many.is_some() && Many::fits(&weight, element);
+        let mut quantized = Activations::new(workspace.at, &weight, tokens, element);
+        if for_many {
+            quantized = quantized.for_many();
+        }
         // SAFETY: the buffers are as long as the shape says.
         unsafe {
             kernels
@@ -192,10 +196,9 @@ fn product(
         if !(0..tokens).all(|token| word(quantized.scales, token) == reference.scales[token].to_bits()) {
             wrong(&format!("{element:?} scales"));
         }
-        let Some(many) = &kernels.many else { continue };
-        if !Many::fits(&weight, element) {
+        let Some(many) = kernels.many.as_ref().filter(|_| for_many) else {
             continue;
-        }
+        };
         let y = Buffer::<u16>::poisoned(tokens * rows)?;
         // SAFETY: as above; filled on the same stream.
         unsafe { many.run(&weight, &quantized, tokens, y.at, element, device.stream)? };
@@ -279,40 +282,48 @@ pub(crate) fn time(
         let y = Buffer::<u16>::poisoned(tokens * rows)?;
         let element = Element::BF16;
         let workspace = Buffer::<u8>::poisoned(Activations::new(0, &weights[0], tokens, element).bytes)?;
-        let quantized = Activations::new(workspace.at, &weights[0], tokens, element);
+        let quantized = Activations::new(workspace.at, &weights[0], tokens, element).for_many();
         let (count, replays) = if tokens >= 2048 { (4, 7) } else { (16, 15) };
-        let mut line = Vec::new();
-        for outliers in [0, 8] {
+        let [x, x_outliers] = [0, 8].map(|outliers| {
             let values = activations(&mut random, tokens, cols, outliers);
-            let x = Buffer::of(&values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>())?;
-            if outliers == 0 {
-                line.push(device.time(count, replays, |turn| {
-                    device.dense(dense[turn % dense.len()].at, (rows, cols), x.at, tokens, y.at)
-                })?);
+            Buffer::of(&values.iter().map(|v| bf16::from_f32(*v)).collect::<Vec<_>>())
+        });
+        let (x, x_outliers) = (x?, x_outliers?);
+        let quantize = |x: &Buffer<bf16>, turn: usize| {
+            let weight = &weights[turn % copies];
+            // SAFETY: the buffers are as long as the shape says.
+            unsafe {
+                kernels
+                    .quantize
+                    .run(weight, x.at, tokens, element, &quantized, device.stream)
             }
-            let quantize = |turn: usize| {
-                let weight = &weights[turn % copies];
-                // SAFETY: the buffers are as long as the shape says.
-                unsafe {
-                    kernels
-                        .quantize
-                        .run(weight, x.at, tokens, element, &quantized, device.stream)
-                }
-            };
-            let product = |turn: usize| {
-                let weight = &weights[turn % copies];
-                // SAFETY: as above; products follow their activations on one stream.
-                unsafe { many.run(weight, &quantized, tokens, y.at, element, device.stream) }
-            };
-            if outliers == 0 {
-                line.push(device.time(count, replays, quantize)?);
-                line.push(device.time(count, replays, product)?);
-            }
-            line.push(device.time(count, replays, |turn| {
-                quantize(turn)?;
+        };
+        let product = |turn: usize| {
+            let weight = &weights[turn % copies];
+            // SAFETY: as above; products follow their activations on one stream.
+            unsafe { many.run(weight, &quantized, tokens, y.at, element, device.stream) }
+        };
+        let both = |x: &Buffer<bf16>| {
+            device.record(count, |turn| {
+                quantize(x, turn)?;
                 product(turn)
-            })?);
-        }
+            })
+        };
+        let dense = device.record(count, |turn| {
+            device.dense(dense[turn % dense.len()].at, (rows, cols), x.at, tokens, y.at)
+        })?;
+        let quantizing = device.record(count, |turn| quantize(&x, turn))?;
+        let line = device.time_in_turn(
+            &[
+                &dense,
+                &quantizing,
+                // Of what the one before has quantised.
+                &device.record(count, product)?,
+                &both(&x)?,
+                &both(&x_outliers)?,
+            ],
+            replays,
+        )?;
         println!(
             "  {tokens:6} {:8.2} {:9.2} {:9.2} {:8.2}    {:6.3}            {:8.2}   {:6.3}",
             line[0],

@@ -1,8 +1,9 @@
 //! Checks every kernel on the GPU at hand, then times it beside cuBLAS.
 //!
 //! `cargo run --release -p qbench-kernels --example measure -- [check] [codebook] [int8] [fp8] [quantize]` from
-//! the repository's root; all by default, and `check` checks the parts that are named. Exit code 1 when a kernel is wrong. Times are medians of CUDA-graph replays,
-//! weights taken in turn so that none is found in the cache.
+//! the repository's root; all by default, and `check` checks the parts that are named. Exit code 1 when a kernel is
+//! wrong. Times are medians of CUDA-graph replays, weights taken in turn so that none is found in the cache. A shape
+//! (`14336x4096`) times weights of it alone, and a number products of so many tokens alone.
 #![expect(clippy::print_stdout, reason = "its output is the product")]
 
 mod codebook;
@@ -16,8 +17,55 @@ use std::{path::Path, process::ExitCode};
 
 use device::{Device, Result};
 
+/// Rows and columns of a weight.
+type Shape = (usize, usize);
+
+/// What the arguments ask for.
+#[derive(Default)]
+struct Chosen {
+    parts: Vec<String>,
+    shapes: Vec<Shape>,
+    tokens: Vec<usize>,
+}
+
+impl Chosen {
+    fn read(arguments: impl Iterator<Item = String>) -> Self {
+        let mut chosen = Self::default();
+        for argument in arguments {
+            let shape = argument
+                .split_once('x')
+                .and_then(|(rows, cols)| Some((rows.parse().ok()?, cols.parse().ok()?)));
+            if let Some(shape) = shape {
+                chosen.shapes.push(shape);
+            } else if let Ok(tokens) = argument.parse() {
+                chosen.tokens.push(tokens);
+            } else {
+                chosen.parts.push(argument);
+            }
+        }
+        chosen
+    }
+
+    fn shapes(&self, all: &[Shape]) -> Vec<Shape> {
+        if self.shapes.is_empty() {
+            all.to_vec()
+        } else {
+            self.shapes.clone()
+        }
+    }
+
+    fn tokens(&self, all: &[usize]) -> Vec<usize> {
+        if self.tokens.is_empty() {
+            all.to_vec()
+        } else {
+            self.tokens.clone()
+        }
+    }
+}
+
 fn main() -> Result<ExitCode> {
-    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let arguments = Chosen::read(std::env::args().skip(1));
+    let chosen = &arguments.parts;
     let on = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     let device = Device::open()?;
     println!("{}", device.name);
@@ -53,23 +101,21 @@ fn main() -> Result<ExitCode> {
         }
     }
     if on("codebook") {
-        for shape in [(4096, 4096), (14336, 4096), (4096, 14336)] {
-            codebook::time(
-                &device,
-                &codebooks,
-                shape,
-                &[1, 2, 4, 8, 16, 32, 64, 128, 256, 2048, 8192],
-            )?;
+        for shape in arguments.shapes(&[(4096, 4096), (14336, 4096), (4096, 14336)]) {
+            let tokens = arguments.tokens(&[1, 2, 4, 8, 16, 32, 64, 128, 256, 2048, 8192]);
+            codebook::time(&device, &codebooks, shape, &tokens)?;
         }
     }
     if on("int8") {
-        for shape in [(14336, 4096), (3072, 16384), (16384, 3072)] {
-            int8::time(&device, &int8s, shape, &[1, 16, 128, 512, 4096, 16384])?;
+        for shape in arguments.shapes(&[(14336, 4096), (3072, 16384), (16384, 3072)]) {
+            let tokens = arguments.tokens(&[1, 16, 128, 512, 4096, 16384]);
+            int8::time(&device, &int8s, shape, &tokens)?;
         }
     }
     if let Some(kernels) = fp8s.as_ref().filter(|_| on("fp8")) {
-        for shape in [(3072, 3072), (1024, 3072), (16384, 3072), (3072, 16384)] {
-            fp8::time(&device, kernels, shape, &[1, 4, 16, 128, 1024, 16384])?;
+        for shape in arguments.shapes(&[(3072, 3072), (1024, 3072), (16384, 3072), (3072, 16384)]) {
+            let tokens = arguments.tokens(&[1, 4, 16, 128, 1024, 16384]);
+            fp8::time(&device, kernels, shape, &tokens)?;
         }
     }
     if on("quantize") {

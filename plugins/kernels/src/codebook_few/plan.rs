@@ -2,23 +2,22 @@
 
 // As in `cuda/codebook_few.cu`.
 pub(super) const BLOCK: usize = 64;
-pub(super) const STEP: usize = 256;
+pub(super) const SLICE: usize = 256;
 /// Rows a tile.
 pub(super) const TILE: usize = 16;
-/// Steps that a warp has room for in shared memory.
-const STAGES: usize = 2;
+const MOST_WARPS: usize = 16;
+const FEWEST_WARPS: usize = 8;
+const TABLE_BYTES: usize = 256 * 256;
 /// Copies of the second level's table.
 const COPIES: usize = 8;
 
-/// The most rows of activations that are worth going over the columns several times, and the most such passes.
-const FEW_TOKENS: usize = 4;
-const MOST_PASSES: usize = 8;
+/// Steps a warp has room for in shared memory: one is multiplied while the others are on their way.
+const STAGES: [usize; 2] = [3, 2];
+/// Bytes of a step's codes, and of its scales.
+const CODE_BYTES: usize = TILE * SLICE / 2;
+const SCALE_BYTES: usize = TILE * SLICE / BLOCK * 4;
 
-/// Steps a multiprocessor from which making the next kernel's table early is worth less than warps: of plain scales, and
-/// of coded ones, whose table is larger. From the latter on as many warps as there can be are best.
-const LARGE: usize = 64;
-const LARGEST: usize = 128;
-/// Steps a row from which blocks may share it.
+/// Slices from which blocks may share a tile.
 const LONG: usize = 32;
 
 /// What there is of a GPU.
@@ -27,8 +26,6 @@ pub(super) struct Limits {
     pub(super) multiprocessors: usize,
     /// Bytes of shared memory of a block of threads at most.
     pub(super) shared: usize,
-    /// Bytes where two blocks are to fit on a multiprocessor.
-    pub(super) half: usize,
 }
 
 /// A product, as far as a plan depends on it.
@@ -38,99 +35,96 @@ pub(super) struct Sizes {
     pub(super) tiles: usize,
     pub(super) cols: usize,
     pub(super) tokens: usize,
-    /// Whether scales are coded.
-    pub(super) coded: bool,
-}
-
-impl Sizes {
-    /// Whether whole tiles leave a fifth of the multiprocessors' time unused.
-    fn is_uneven(self, multiprocessors: usize) -> bool {
-        5 * self.tiles < 4 * self.tiles.next_multiple_of(multiprocessors)
-    }
+    /// Scales a block of the second level, where scales are coded.
+    pub(super) second_block: Option<usize>,
+    /// Whether tiles come in pairs.
+    pub(super) gated: bool,
 }
 
 /// How a launch divides the work.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Plan {
-    pub(super) warps: usize,
+    /// Clusters of `split` blocks of threads.
+    pub(super) units: usize,
     /// Blocks of threads that share the columns of a tile.
     pub(super) split: usize,
-    /// Steps of columns whose activations lie in shared memory at a time.
-    pub(super) pass_steps: usize,
-    /// Whether the activations lie apart from the table of pairs.
-    pub(super) x_apart: bool,
+    pub(super) warps: usize,
+    /// Warps that share the columns of a tile.
+    pub(super) sharing: usize,
+    /// Slices of the activations that a warp holds at a time.
+    pub(super) held: usize,
+    /// Scales of the second level that a tile has part in.
+    pub(super) seconds: usize,
+    pub(super) rounds: usize,
+    /// Tiles a round: their sums are in shared memory at once.
+    pub(super) round: usize,
+    pub(super) stages: usize,
     /// Bytes of shared memory.
     pub(super) shared: usize,
 }
 
 impl Plan {
-    /// The plan for such a product; `None` where the activations do not find room, for then another kernel is faster.
+    /// The plan for such a product; `None` where its sums do not find room.
     pub(super) fn best(sizes: Sizes, limits: Limits) -> Option<Self> {
-        let Limits {
-            multiprocessors,
-            shared,
-            half,
-        } = limits;
-        let steps = sizes.tiles * (sizes.cols / STEP) / multiprocessors;
-        // Room for a second block: the next product then makes its table and fetches its first codes meanwhile.
-        let beside = |split| Self::new(sizes, (8, split), 1, half);
-        let alone = |warps, split| Self::new(sizes, (warps, split), 1, shared);
-        if sizes.is_uneven(multiprocessors) && sizes.cols / STEP >= LONG && sizes.tokens <= FEW_TOKENS {
-            let halves = if sizes.coded { beside(2) } else { alone(12, 2) };
-            if halves.is_some() {
-                return halves;
-            }
-        }
-        let small = if sizes.coded { LARGEST } else { LARGE };
-        if let Some(plan) = (steps < small).then(|| beside(1)).flatten() {
-            return Some(plan);
-        }
-        // More warps hide more latency, fewer leave more memory to the activations.
-        let warps = if sizes.tokens < FEW_TOKENS && steps < LARGEST {
-            [12, 16, 8]
-        } else {
-            [16, 12, 8]
-        };
-        let passes = if sizes.tokens <= FEW_TOKENS {
-            MOST_PASSES
+        // Whether whole tiles leave a fifth of the multiprocessors' time unused.
+        let uneven = 5 * sizes.tiles < 4 * sizes.tiles.next_multiple_of(limits.multiprocessors);
+        let split = if uneven && sizes.cols / SLICE >= LONG {
+            2
         } else {
             1
         };
-        warps
+        STAGES
             .into_iter()
-            .find_map(|warps| alone(warps, 1))
-            .or_else(|| (2..=passes).find_map(|passes| Self::new(sizes, (16, 1), passes, shared)))
-            .or_else(|| alone(8, 2))
+            .filter_map(|stages| Self::new(sizes, limits, split, stages))
+            .min_by_key(|plan| plan.rounds)
     }
 
-    /// A plan with so many warps, blocks a cluster and passes over the columns, in so many bytes of shared memory.
-    fn new(sizes: Sizes, (warps, split): (usize, usize), passes: usize, most: usize) -> Option<Self> {
-        let Sizes { cols, tokens, .. } = sizes;
-        // The table of pairs, and what lies between its rows.
-        let (table, between) = if tokens <= 8 {
-            (256 * 256, 256 * 128)
-        } else {
-            (256 * 128, 0)
+    fn new(sizes: Sizes, limits: Limits, split: usize, stages: usize) -> Option<Self> {
+        let pair = if sizes.gated { 2 } else { 1 };
+        let units = (limits.multiprocessors / split).min(sizes.tiles / pair).max(1);
+        let tiles = (sizes.tiles / pair).div_ceil(units) * pair;
+        let slices = sizes.cols / SLICE / split;
+        // Fewest steps a warp; of those, most warps, and of those, as many as can be that share the columns.
+        let (sharing, groups) = (1..=slices.min(MOST_WARPS))
+            .map(|sharing| (sharing, (MOST_WARPS / sharing).min(tiles)))
+            .min_by_key(|&(sharing, groups)| {
+                let passes = slices.div_ceil(sharing);
+                (
+                    passes * tiles.div_ceil(groups) + passes,
+                    MOST_WARPS - sharing * groups,
+                    MOST_WARPS - sharing,
+                )
+            })?;
+        // The table takes more warps than the product of a small matrix.
+        let groups = groups.max(FEWEST_WARPS.div_ceil(sharing));
+        let warps = sharing * groups;
+        let columns = if sizes.tokens > 8 { 16 } else { 8 };
+        let held = slices.div_ceil(sharing).min(columns / sizes.tokens);
+        // Of coded scales also what a step's are decoded to, the table, and what tiles have part in of the second level.
+        let seconds = sizes
+            .second_block
+            .map_or(0, |block| TILE * (sizes.cols / BLOCK) / block + 2);
+        let coded = match sizes.second_block {
+            Some(_) => warps * SCALE_BYTES + 256 * COPIES * 4 + (tiles + pair) * seconds * 4,
+            None => 0,
         };
-        let (scales, second) = if sizes.coded {
-            (16 * (4 + 4), 256 * COPIES * 4)
-        } else {
-            (16 * STEP / BLOCK * 4, 0)
-        };
-        let rings = warps * STAGES * (16 * STEP / 2 + scales + size_of::<u64>());
-        // Those of warps, with several passes those of the passes so far, and those of the cluster's second block.
-        let sums = warps * (2 + usize::from(passes > 1) + (split - 1)) * 16 * tokens * size_of::<f32>();
-        let pass_steps = (cols / STEP).div_ceil(split).div_ceil(passes);
-        let x = tokens * pass_steps * STEP * 2;
-        let x_apart = x > between;
-        // Apart, they start at a multiple of 128.
-        let shared = table + rings + second + sums + if x_apart { 128 + x } else { 0 };
-        (shared <= most && cols / STEP >= split).then_some(Self {
-            warps,
+        let fixed = TABLE_BYTES + coded + warps * stages * (CODE_BYTES + SCALE_BYTES + size_of::<u64>());
+        let sums = (sharing + split - 1) * TILE * sizes.tokens * size_of::<f32>();
+        let room = limits.shared.checked_sub(fixed)? / sums / pair * pair;
+        // Rounds of equal length.
+        let rounds = (room >= pair).then(|| tiles.div_ceil(room))?;
+        let round = tiles.div_ceil(rounds).next_multiple_of(pair);
+        Some(Self {
+            units,
             split,
-            pass_steps,
-            x_apart,
-            shared,
+            warps,
+            sharing,
+            held,
+            seconds,
+            rounds,
+            round,
+            stages,
+            shared: fixed + round * sums,
         })
     }
 }
@@ -142,37 +136,62 @@ mod tests {
     const H200: Limits = Limits {
         multiprocessors: 132,
         shared: 232_448,
-        half: 115_712,
     };
 
-    /// Warps and blocks a cluster.
-    fn plan(rows: usize, cols: usize, tokens: usize, coded: bool) -> Option<(usize, usize)> {
+    fn plan(rows: usize, cols: usize, tokens: usize, second_block: Option<usize>) -> Option<Plan> {
         let sizes = Sizes {
             tiles: rows.div_ceil(TILE),
             cols,
             tokens,
-            coded,
+            second_block,
+            gated: false,
         };
-        let plan = Plan::best(sizes, H200)?;
-        assert!(plan.shared <= H200.shared);
-        Some((plan.warps, plan.split))
+        let plan = Plan::best(sizes, H200);
+        assert!(plan.is_none_or(|plan| plan.shared <= H200.shared));
+        plan
+    }
+
+    /// Warps, those that share the columns, blocks a cluster, stages and rounds.
+    fn numbers(rows: usize, cols: usize, tokens: usize) -> Option<[usize; 5]> {
+        let plan = plan(rows, cols, tokens, None)?;
+        Some([plan.warps, plan.sharing, plan.split, plan.stages, plan.rounds])
     }
 
     /// The plans that were measured to be the fastest (docs/gpu.md).
     #[test]
     fn plans_are_those_that_were_fast() {
-        assert_eq!(plan(4096, 4096, 1, false), Some((8, 1)));
-        assert_eq!(plan(14336, 4096, 1, false), Some((12, 1)));
-        assert_eq!(plan(14336, 4096, 1, true), Some((8, 1)));
-        assert_eq!(plan(4096, 14336, 1, false), Some((12, 1)));
-        assert_eq!(plan(3072, 16384, 1, false), Some((12, 2)));
-        assert_eq!(plan(3072, 16384, 1, true), Some((8, 2)));
-        assert_eq!(plan(32768, 3072, 1, false), Some((16, 1)));
-        assert_eq!(plan(32768, 3072, 1, true), Some((16, 1)));
-        assert_eq!(plan(14336, 4096, 8, false), Some((16, 1)));
-        assert_eq!(plan(14336, 4096, 16, false), Some((8, 1)));
-        assert_eq!(plan(16384, 3072, 16, false), Some((12, 1)));
-        assert_eq!(plan(4096, 14336, 8, false), Some((8, 2)));
-        assert_eq!(plan(4096, 14336, 16, false), None);
+        assert_eq!(numbers(4096, 4096, 1), Some([16, 16, 1, 3, 1]));
+        assert_eq!(numbers(14336, 4096, 1), Some([16, 16, 1, 3, 1]));
+        assert_eq!(numbers(4096, 14336, 1), Some([16, 16, 1, 3, 1]));
+        assert_eq!(numbers(3072, 16384, 1), Some([16, 16, 2, 3, 1]));
+        assert_eq!(numbers(3072, 3072, 1), Some([12, 12, 1, 3, 1]));
+        assert_eq!(numbers(14336, 4096, 8), Some([16, 16, 1, 2, 1]));
+        assert_eq!(numbers(14336, 4096, 16), Some([16, 16, 1, 2, 2]));
+    }
+
+    #[test]
+    fn warps_of_a_short_row_share_tiles_instead() {
+        assert_eq!(numbers(32768, 768, 1), Some([15, 3, 1, 3, 1]));
+        // One tile a multiprocessor, and idle warps that make the table.
+        assert_eq!(numbers(768, 256, 1), Some([8, 1, 1, 3, 1]));
+    }
+
+    #[test]
+    fn as_many_slices_of_the_activations_are_held_as_there_are_columns() {
+        let held = |tokens| plan(4096, 14336, tokens, None).map(|plan| plan.held);
+        assert_eq!([held(1), held(3), held(8)], [Some(4), Some(2), Some(1)]);
+        assert_eq!([held(9), held(16)], [Some(1), Some(1)]);
+    }
+
+    #[test]
+    fn coded_scales_find_room_too() {
+        for (rows, cols) in [(14336, 4096), (32768, 3072), (3072, 16384), (1_000_000, 1024)] {
+            for tokens in [1, 8, 16] {
+                assert!(
+                    plan(rows, cols, tokens, Some(256)).is_some(),
+                    "{rows} x {cols}, {tokens}"
+                );
+            }
+        }
     }
 }

@@ -34,9 +34,6 @@ use crate::{
 /// The major compute capability of Hopper, whose products the fused kernels use.
 const HOPPER: i32 = 9;
 
-/// Tokens from which codes are turned into floats for torch's product, as in the candle backend.
-pub(crate) const DENSE_TOKENS: usize = 768;
-
 /// One GPU with our kernels, for one precision.
 pub(crate) struct Gpu {
     device: Device,
@@ -166,11 +163,9 @@ impl Gpu {
             .map_err(kernel)?;
             return Ok(Some(y));
         }
-        let Some(many) = self
-            .codebook_many
-            .as_ref()
-            .filter(|_| tokens < DENSE_TOKENS && codebook_many::Many::fits(&weight, element))
-        else {
+        let Some(many) = self.codebook_many.as_ref().filter(|many| {
+            codebook_many::Many::fits(&weight, element) && many.is_faster(&weight, tokens)
+        }) else {
             return Ok(None);
         };
         let y = y()?;
@@ -217,9 +212,15 @@ impl Gpu {
         let weight = int8_at((rows, cols), [codes, scales, threshold]);
         let (tokens, _) = sizes(x);
         let workspace = self.bytes(Activations::new(0, &weight, tokens, self.element).bytes)?;
-        let activations = Activations::new(address(&workspace)?, &weight, tokens, self.element);
+        let mut activations = Activations::new(address(&workspace)?, &weight, tokens, self.element);
         let y = self.empty(&[tokens as i64, rows as i64], out)?;
         let (x, to) = (address(x)?, (address(&y)?, self.element_of(out)));
+        let many = self.int8_many.as_ref().filter(|_| {
+            bias.is_none() && to.1 == self.element && int8_many::Many::fits(&weight, self.element)
+        });
+        if many.is_some() {
+            activations = activations.for_many();
+        }
         let bias = bias.map(address).transpose()?;
         // SAFETY: the weight's buffers were checked at load; input, output and workspace have the sizes told; the bias
         // has `rows` f32 values.
@@ -227,15 +228,9 @@ impl Gpu {
             self.int8_quantize
                 .run(&weight, x, tokens, self.element, &activations, self.stream)
                 .map_err(kernel)?;
-            match &self.int8_many {
-                Some(many)
-                    if bias.is_none()
-                        && to.1 == self.element
-                        && int8_many::Many::fits(&weight, self.element) =>
-                {
-                    many.run(&weight, &activations, tokens, to.0, self.element, self.stream)
-                }
-                _ => self
+            match many {
+                Some(many) => many.run(&weight, &activations, tokens, to.0, self.element, self.stream),
+                None => self
                     .int8_any
                     .run(&weight, &activations, tokens, self.element, bias, to, self.stream),
             }

@@ -1,11 +1,11 @@
 //! Products with weights that no cache holds, beside cuBLAS.
 
 use half::bf16;
-use qbench_kernels::{Codebook, Element, Scales, codebook_dense};
+use qbench_kernels::{Codebook, Element, Scales, codebook_dense, codebook_many::Many};
 
 use super::{Kernels, stored::Stored};
 use crate::{
-    device::{Buffer, Device, Result},
+    device::{Buffer, Device, Recorded, Result},
     random::Random,
 };
 
@@ -75,82 +75,65 @@ struct Timed<'a> {
     copies: &'a Copies,
     x: Buffer<bf16>,
     y: Buffer<u16>,
+    memory: Buffer<u8>,
     tokens: usize,
     count: usize,
-    replays: usize,
 }
 
 impl Timed<'_> {
-    fn blas(&self) -> Result<f64> {
+    fn blas(&self) -> Result<Recorded> {
         let (copies, shape) = (self.copies, (self.copies.plain.rows, self.copies.plain.cols));
-        self.device.time(self.count, self.replays, |turn| {
+        self.device.record(self.count, |turn| {
             let dense = &copies.dense[turn % copies.dense.len()];
             self.device
                 .dense(dense.at, shape, self.x.at, self.tokens, self.y.at)
         })
     }
 
-    fn few(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<f64>> {
-        let few = &self.kernels.few;
+    /// `None` where the kernels for few tokens cannot.
+    fn few(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<Recorded>> {
+        let (few, stream) = (&self.kernels.few, self.device.stream);
         if !few.fits(&weight(0), self.tokens, Element::BF16) {
             return Ok(None);
         }
-        let time = self.device.time(self.count, self.replays, |turn| {
-            let stream = self.device.stream;
+        let launch = |turn| {
+            let (weight, x, y) = (weight(turn), self.x.at, self.y.at);
             // SAFETY: the buffers are as long as the shape says.
-            unsafe {
-                few.run(
-                    &weight(turn),
-                    self.x.at,
-                    self.tokens,
-                    self.y.at,
-                    Element::BF16,
-                    stream,
-                )
-            }
-        })?;
-        Ok(Some(time))
+            unsafe { few.run(&weight, x, self.tokens, y, Element::BF16, stream) }
+        };
+        self.device.record(self.count, launch).map(Some)
     }
 
-    fn many(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<f64>> {
-        let Some(many) = &self.kernels.many else {
+    /// `None` where the kernels for many tokens cannot.
+    fn many(&self, weight: impl Fn(usize) -> Codebook) -> Result<Option<Recorded>> {
+        let (Some(many), stream) = (&self.kernels.many, self.device.stream) else {
             return Ok(None);
         };
-        let memory = Buffer::<u8>::poisoned(many.workspace(&weight(0), self.tokens))?;
-        let time = self.device.time(self.count, self.replays, |turn| {
-            let (weight, stream) = (weight(turn), self.device.stream);
+        if !Many::fits(&weight(0), Element::BF16) {
+            return Ok(None);
+        }
+        let launch = |turn| {
+            let (weight, x, y, memory) = (weight(turn), self.x.at, self.y.at, self.memory.at);
             // SAFETY: the buffers are as long as the shape says.
-            unsafe {
-                many.run(
-                    &weight,
-                    self.x.at,
-                    self.tokens,
-                    self.y.at,
-                    Element::BF16,
-                    memory.at,
-                    stream,
-                )
-            }
-        })?;
-        Ok(Some(time))
+            unsafe { many.run(&weight, x, self.tokens, y, Element::BF16, memory, stream) }
+        };
+        self.device.record(self.count, launch).map(Some)
     }
 
-    fn dequantized(&self, weight: impl Fn(usize) -> Codebook) -> Result<f64> {
-        let rows = self.copies.plain.rows;
-        let memory = Buffer::<u8>::poisoned(codebook_dense::workspace(&weight(0), rows, Element::BF16))?;
-        self.device.time(self.count, self.replays, |turn| {
+    fn dequantized(&self, weight: impl Fn(usize) -> Codebook) -> Result<Recorded> {
+        self.device.record(self.count, |turn| {
             // SAFETY: the buffers are as long as the shape says, and cuBLAS works on the device's stream.
             unsafe {
                 codebook_dense::run(
                     &self.kernels.dequantize,
                     self.device.blas,
                     &weight(turn),
-                    rows,
+                    self.copies.plain.rows,
                     self.x.at,
                     self.tokens,
                     self.y.at,
                     Element::BF16,
-                    memory.at,
+                    self.memory.at,
                     self.device.stream,
                 )
             }
@@ -186,40 +169,49 @@ pub(crate) fn time(
         } else {
             (copies.codes.len().max(16), 15)
         };
+        let workspace = kernels
+            .many
+            .as_ref()
+            .map_or(0, |many| many.workspace(&copies.plain(0), tokens));
+        let dense = codebook_dense::workspace(&copies.plain(0), rows, Element::BF16);
         let timed = Timed {
             device,
             kernels,
             copies: &copies,
             x: Buffer::of(&random.normals(tokens * cols))?,
             y: Buffer::poisoned(tokens * rows)?,
+            memory: Buffer::poisoned(workspace.max(dense))?,
             tokens,
             count,
-            replays,
         };
-        let blas = timed.blas()?;
-        let few = [
-            timed.few(|turn| copies.plain(turn))?,
-            timed.few(|turn| copies.coded(turn))?,
+        let (plain, coded) = (|turn| copies.plain(turn), |turn| copies.coded(turn));
+        let all = [
+            Some(timed.blas()?),
+            timed.few(plain)?,
+            timed.few(coded)?,
+            timed.many(plain)?,
+            timed.many(coded)?,
+            Some(timed.dequantized(plain)?),
         ];
-        let many = [
-            timed.many(|turn| copies.plain(turn))?,
-            timed.many(|turn| copies.coded(turn))?,
-        ];
-        let dequantized = timed.dequantized(|turn| copies.plain(turn))?;
-        let best = [few[0], many[0]]
-            .into_iter()
-            .flatten()
-            .fold(dequantized, f64::min);
+        let there: Vec<_> = all.iter().flatten().collect();
+        let mut times = device.time_in_turn(&there, replays)?.into_iter();
+        let times = all
+            .each_ref()
+            .map(|recorded| recorded.as_ref().and_then(|_| times.next()));
+        let [Some(blas), few, few_coded, many, many_coded, Some(dequantized)] = times else {
+            unreachable!("cuBLAS runs everywhere");
+        };
+        let best = [few, many].into_iter().flatten().fold(dequantized, f64::min);
         let show = |time: Option<f64>| time.map_or_else(|| " ".repeat(8), |time| format!("{time:8.2}"));
-        let share = few[0].map_or_else(String::new, |few| {
+        let share = few.map_or_else(String::new, |few| {
             format!("{:.1} %", copies.bytes() as f64 / few / 10.0 / read)
         });
         println!(
             "  {tokens:6} {blas:8.2} {}  {share:>9} {} {} {}         {dequantized:8.2}          {:5.2} x",
-            show(few[0]),
-            show(few[1]),
-            show(many[0]),
-            show(many[1]),
+            show(few),
+            show(few_coded),
+            show(many),
+            show(many_coded),
             blas / best
         );
     }

@@ -24,7 +24,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     context::{Context, Means},
     error::Named,
-    gpu::{self, DENSE_TOKENS},
+    gpu,
     tensors::{kind, upload},
 };
 use codebook::CodebookWeight;
@@ -104,7 +104,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, means: Means) -> Exec
             if own.is_some_and(|(major, _)| gpu::fuses_codebook(layout, precision, major)) =>
         {
             native(format!(
-                "codebook_few to {} tokens, codebook_many below {DENSE_TOKENS}, then dequantize and torch linear",
+                "codebook_few to {} tokens, then codebook_many, or dequantize and torch linear where that is faster",
                 codebook_few::MOST_TOKENS
             ))
         }
