@@ -179,7 +179,8 @@ pub fn rope(x: &mut [f32], width: usize, length: usize, (cos, sin): (&[f32], &[f
     });
 }
 
-fn rows_a_task(width: usize) -> usize {
+/// Rows of that many values that a task takes.
+pub(crate) fn rows_a_task(width: usize) -> usize {
     (TASK_VALUES / width).max(1)
 }
 

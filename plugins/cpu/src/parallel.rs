@@ -37,7 +37,8 @@ pub(crate) fn for_each_init<S>(
     run: impl Fn(&mut S, usize) -> Result<()> + Sync + Send,
 ) -> Result<()> {
     let team = LED.get();
-    if team.is_null() {
+    // One task needs no team.
+    if team.is_null() || tasks == 1 {
         return (0..tasks).into_par_iter().try_for_each_init(init, run);
     }
     let stretches = Stretches::new(tasks, rayon::current_num_threads());

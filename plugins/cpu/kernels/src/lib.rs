@@ -4,6 +4,7 @@
 //! ([`Interleaved`]) so that one instruction takes one step of the inner dimension for 16 outputs, then multiplied
 //! ([`multiply`]). How a sum is ordered depends on the shapes and the instruction set alone, never on threads.
 
+pub mod attention;
 pub mod codebook;
 mod dots;
 mod instruction_set;

@@ -1,6 +1,6 @@
 //! Views of matrices of f32 or f64 and their product.
 
-use std::{marker::PhantomData, ops::Range};
+use std::{fmt, marker::PhantomData, ops::Range};
 
 /// A borrowed matrix with any strides.
 #[derive(Clone, Copy)]
@@ -32,6 +32,31 @@ impl<'a, T> View<'a, T> {
         }
     }
 
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from the start of a row to that of the next.
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
+    /// Row `index` of a matrix that is not transposed.
+    pub(crate) fn row(&self, index: usize) -> &'a [T] {
+        assert!(
+            index < self.rows && self.col_stride == 1,
+            "row {index} of {}",
+            self.rows
+        );
+        &self.data[index * self.row_stride..][..self.cols]
+    }
+
     /// The transposed matrix.
     #[must_use]
     pub fn transposed(self) -> Self {
@@ -42,6 +67,12 @@ impl<'a, T> View<'a, T> {
             row_stride: self.col_stride,
             col_stride: self.row_stride,
         }
+    }
+}
+
+impl<T> fmt::Debug for View<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} x {}", self.rows, self.cols)
     }
 }
 

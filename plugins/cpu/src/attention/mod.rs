@@ -55,7 +55,7 @@ pub fn attention(
             return tiles::attention(set, q, sequences, length, past, shape, precision, &out);
         }
         if length <= FEW_QUERIES {
-            return few::attention(q, sequences, length, past, shape, precision, &out);
+            return few::attention(set, q, sequences, length, past, shape, precision, &out);
         }
     }
     let blocks = length.div_ceil(BLOCK);

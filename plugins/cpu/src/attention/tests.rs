@@ -76,6 +76,10 @@ fn attention_is_its_definition() {
         (2, 1, 34, 31, 90, true, Some(37)),
         (4, 2, 96, 3, 50, true, None),
         (2, 1, 40, 4, 0, false, None),
+        (12, 4, 256, 1, 150, true, None),
+        (6, 2, 128, 4, 77, true, None),
+        (5, 1, 64, 2, 131, true, Some(100)),
+        (3, 3, 96, 1, 2100, true, None),
     ] {
         let shape = AttentionShape {
             heads,
@@ -121,6 +125,55 @@ fn attention_is_its_definition() {
             );
         }
     }
+}
+
+#[test]
+fn threads_change_no_bit_of_a_step() {
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 64,
+        scale: 0.125,
+        causal: true,
+        window: None,
+    };
+    let (length, past) = (2, 3000);
+    let mut random = Random::new(9);
+    let mut normal = |rows: usize, heads: usize| random.normal(rows * heads * shape.head_dim, 1.0);
+    let q = normal(length, shape.heads);
+    let (keys, values) = (
+        normal(past + length, shape.kv_heads),
+        normal(past + length, shape.kv_heads),
+    );
+    let sequences = [Sequence {
+        keys: &keys,
+        values: &values,
+        mask: &vec![1; past + length],
+    }];
+    let step = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let kernels = Kernels::Own(InstructionSet::best());
+        let mut out = vec![f32::NAN; q.len()];
+        pool.install(|| {
+            parallel::awake(|| {
+                attention(
+                    kernels,
+                    &q,
+                    &sequences,
+                    length,
+                    past,
+                    &shape,
+                    DType::BF16,
+                    &mut out,
+                );
+            });
+        });
+        out
+    };
+    assert!(step(1) == step(5));
 }
 
 #[test]
