@@ -420,6 +420,24 @@ struct Output {
     element: Element,
 }
 
+/// Whether a kernel multiplies so many tokens on the codes.
+pub(crate) fn multiplies_codes(gpu: &Gpu, weight: &Codebook, tokens: usize, element: Element) -> bool {
+    gpu.kernels.codebook_few.fits(weight, tokens, element) || many_for(gpu, weight, tokens, element).is_some()
+}
+
+/// The kernel for many tokens, where it is the best way.
+fn many_for<'a>(
+    gpu: &'a Gpu,
+    weight: &Codebook,
+    tokens: usize,
+    element: Element,
+) -> Option<&'a codebook_many::Many> {
+    gpu.kernels
+        .codebook_many
+        .as_ref()
+        .filter(|many| codebook_many::Many::fits(weight, element) && many.is_faster(weight, tokens))
+}
+
 /// Multiplies on the codes, if a kernel fits; says whether one did.
 fn multiply_codebook(gpu: &Gpu, weight: &Codebook, x: Input, out: Output) -> Result<bool> {
     if x.element != out.element {
@@ -436,11 +454,7 @@ fn multiply_codebook(gpu: &Gpu, weight: &Codebook, x: Input, out: Output) -> Res
         .map_err(error::kernel)?;
         return Ok(true);
     }
-    let Some(many) = kernels
-        .codebook_many
-        .as_ref()
-        .filter(|many| codebook_many::Many::fits(weight, x.element) && many.is_faster(weight, x.tokens))
-    else {
+    let Some(many) = many_for(gpu, weight, x.tokens, x.element) else {
         return Ok(false);
     };
     let workspace = gpu.buffer(many.workspace(weight, x.tokens))?;

@@ -2,6 +2,7 @@
 
 use qbench_kernels::{
     CUdeviceptr, Codebook, Int8,
+    codebook_dequantize::Dequantize,
     codebook_few::Together,
     dense_few::{self, Shape},
     int8_many,
@@ -13,8 +14,13 @@ use crate::{
     buffer::Buffer,
     error,
     gpu::{Gpu, element},
-    linear::{Linear, Weight},
+    linear::{Linear, Weight, multiplies_codes},
+    product,
 };
+
+/// Bytes of floats that codes are turned into at once: of small matrices, where a launch each costs more than its work, and
+/// which the second-level cache still holds when they are multiplied.
+const MADE_BYTES: usize = 32 << 20;
 
 /// `x · Wᵀ` of each weight, for `x` of so many rows, rounded once to the precision; `None` where nothing is gained by
 /// doing it together.
@@ -34,6 +40,7 @@ pub(crate) fn apart<const N: usize>(
     let out: Vec<CUdeviceptr> = products.iter().map(Buffer::address).collect();
     let done = dense(gpu, &weights, false, (x, tokens), &out)?
         || codebook(gpu, &weights, (x, tokens), &out)?
+        || made(gpu, &weights, (x, tokens), &out)?
         || int8(gpu, &weights, (x, tokens), &out)?;
     Ok(done.then(|| products.try_into().ok()).flatten())
 }
@@ -151,6 +158,60 @@ fn codebook(
     // have the sizes told.
     unsafe { few.run_together(Together::Apart(&parts), (x, tokens), element, gpu.stream()) }
         .map_err(error::kernel)?;
+    Ok(true)
+}
+
+/// Turns all codebooks into floats in one launch, where products need floats, and multiplies with each.
+fn made(
+    gpu: &Gpu,
+    weights: &[&Linear],
+    (x, tokens): (CUdeviceptr, usize),
+    out: &[CUdeviceptr],
+) -> Result<bool> {
+    let element = element(weights[0].precision())?;
+    let codebooks: Option<Vec<&Codebook>> = weights
+        .iter()
+        .map(|weight| match weight.weight() {
+            Weight::Codebook { codebook, .. } => {
+                (!multiplies_codes(gpu, codebook, tokens, element)).then_some(codebook)
+            }
+            _ => None,
+        })
+        .collect();
+    // Each on 256 bytes, which a kernel may ask for.
+    let bytes = |weight: &Codebook| (weight.rows * weight.cols * element.size()).next_multiple_of(256);
+    let Some(codebooks) = codebooks.filter(|weights| {
+        Dequantize::fits_together(weights)
+            && weights.iter().map(|weight| bytes(weight)).sum::<usize>() <= MADE_BYTES
+    }) else {
+        return Ok(false);
+    };
+    let memory = gpu.buffer(codebooks.iter().map(|weight| bytes(weight)).sum())?;
+    let mut at = memory.address();
+    let floats: Vec<(&Codebook, CUdeviceptr)> = codebooks
+        .into_iter()
+        .map(|weight| {
+            let its = at;
+            at += bytes(weight) as u64;
+            (weight, its)
+        })
+        .collect();
+    // SAFETY: the codebooks' buffers were checked at load, and there is room for every row.
+    unsafe {
+        gpu.kernels
+            .dequantize
+            .run_together(&floats, element, gpu.stream())
+    }
+    .map_err(error::kernel)?;
+    for ((weight, floats), out) in floats.into_iter().zip(out) {
+        let shape = Shape {
+            tokens,
+            rows: weight.rows,
+            cols: weight.cols,
+        };
+        // SAFETY: activations and results have the sizes told; the floats were just made, so they are not settled.
+        unsafe { product::dense(gpu, shape, (x, floats, element), (*out, element), false) }?;
+    }
     Ok(true)
 }
 

@@ -25,16 +25,33 @@ static __device__ __forceinline__ void put(typename T::storage* out, u32 word, f
     }
 }
 
-// Elements `first ..` of the flattened matrix, `first` and the block (`1 << block_shift`) multiples of 8, `count` any.
+// Elements `first ..` of a flattened matrix, `first` and the block (`1 << block_shift`) multiples of 8, `count` any.
+struct Flat {
+    void* out;
+    const u8* codes;
+    const float* codebook;
+    Scales scales;
+    u64 first, count;
+    u32 block_shift, low_first;
+};
+
+static constexpr int MOST_TOGETHER = 3;
+
+// A matrix for each row of blocks.
+struct Together {
+    Flat parts[MOST_TOGETHER];
+};
+
 // A thread has AHEAD words of codes on their way, each for eight elements, while it turns as many into elements.
 template <class T>
-static __device__ __forceinline__ void dequantize_flat(typename T::storage* out, const u8* codes, const float* codebook,
-                                                       Scales scales, u64 first, u64 count, u32 block_shift,
-                                                       u32 low_first) {
+static __device__ __forceinline__ void dequantize_flat(const Flat& p) {
     constexpr int AHEAD = 4;
+    typename T::storage* const out = static_cast<typename T::storage*>(p.out);
+    const u32 block_shift = p.block_shift, low_first = p.low_first;
+    const u64 first = p.first, count = p.count;
     // Sixteen floats lie in sixteen banks: any mix of codes is read without a conflict.
     __shared__ float table[16];
-    if (threadIdx.x < 16) table[threadIdx.x] = codebook[threadIdx.x];
+    if (threadIdx.x < 16) table[threadIdx.x] = p.codebook[threadIdx.x];
     __syncthreads();
     // The blocks at work are neighbours, and a small matrix is enough for all of them.
     const u64 whole = count / 8 * 8, stride = static_cast<u64>(gridDim.x) * blockDim.x * 8;
@@ -46,8 +63,8 @@ static __device__ __forceinline__ void dequantize_flat(typename T::storage* out,
         for (int j = 0; j < AHEAD; j++) {
             const u64 i = from + j * stride;
             if (i < whole) {
-                word[j] = __ldcs(reinterpret_cast<const u32*>(codes + (first + i) / 2));
-                scale[j] = scale_of(scales, static_cast<u32>((first + i) >> block_shift));
+                word[j] = __ldcs(reinterpret_cast<const u32*>(p.codes + (first + i) / 2));
+                scale[j] = scale_of(p.scales, static_cast<u32>((first + i) >> block_shift));
             }
         }
     };
@@ -70,8 +87,8 @@ static __device__ __forceinline__ void dequantize_flat(typename T::storage* out,
     }
     if (blockIdx.x == 0 && threadIdx.x < count - whole) {
         u64 i = whole + threadIdx.x;
-        u32 byte = codes[(first + i) / 2], code = ((i & 1) == low_first ? byte >> 4 : byte) & 15;
-        out[i] = T::narrow(__fmul_rn(table[code], scale_of(scales, static_cast<u32>((first + i) >> block_shift))));
+        u32 byte = p.codes[(first + i) / 2], code = ((i & 1) == low_first ? byte >> 4 : byte) & 15;
+        out[i] = T::narrow(__fmul_rn(table[code], scale_of(p.scales, static_cast<u32>((first + i) >> block_shift))));
     }
 }
 
@@ -97,9 +114,8 @@ static __device__ __forceinline__ void dequantize_any(typename T::storage* out, 
 
 #define KERNELS(name, type)                                                                                        \
     extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                      \
-        codebook_dequantize_flat_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales, \
-                                        u64 first, u64 count, u32 block_shift, u32 low_first) {                    \
-        dequantize_flat<type>(out, codes, codebook, scales, first, count, block_shift, low_first);                 \
+        codebook_dequantize_flat_##name(const __grid_constant__ Together p) {                                      \
+        dequantize_flat<type>(p.parts[blockIdx.y]);                                                                \
     }                                                                                                              \
     extern "C" __global__ void __launch_bounds__(256)                                                              \
         codebook_dequantize_any_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales,  \
