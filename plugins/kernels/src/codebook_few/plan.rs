@@ -84,19 +84,23 @@ impl Plan {
         let units = (limits.multiprocessors / split).min(sizes.tiles / pair).max(1);
         let tiles = (sizes.tiles / pair).div_ceil(units) * pair;
         let slices = sizes.cols / SLICE / split;
-        let columns = if sizes.tokens > 8 { 16 } else { 8 };
-        let held = |sharing| slices.div_ceil(sharing).min(columns / sizes.tokens);
-        // Fewest steps a warp, where fetching activations counts as one; of those, as many as can be that share the columns.
+        // Fewest steps a warp, where another slice of the activations counts as one; of those, most warps, and of those, as
+        // many as can be that share the columns.
         let (sharing, groups) = (1..=slices.min(MOST_WARPS))
             .map(|sharing| (sharing, (MOST_WARPS / sharing).min(tiles)))
             .min_by_key(|&(sharing, groups)| {
                 let passes = slices.div_ceil(sharing);
-                let steps = passes * tiles.div_ceil(groups) + passes.div_ceil(held(sharing));
-                (steps, MOST_WARPS - sharing)
+                (
+                    passes * tiles.div_ceil(groups) + passes,
+                    MOST_WARPS - sharing * groups,
+                    MOST_WARPS - sharing,
+                )
             })?;
         // The table takes more warps than the product of a small matrix.
         let groups = groups.max(FEWEST_WARPS.div_ceil(sharing));
-        let (warps, held) = (sharing * groups, held(sharing));
+        let warps = sharing * groups;
+        let columns = if sizes.tokens > 8 { 16 } else { 8 };
+        let held = slices.div_ceil(sharing).min(columns / sizes.tokens);
         // Of coded scales also what a step's are decoded to, the table, and what tiles have part in of the second level.
         let seconds = sizes
             .second_block
@@ -159,7 +163,7 @@ mod tests {
     fn plans_are_those_that_were_fast() {
         assert_eq!(numbers(4096, 4096, 1), Some([16, 16, 1, 3, 1]));
         assert_eq!(numbers(14336, 4096, 1), Some([16, 16, 1, 3, 1]));
-        assert_eq!(numbers(4096, 14336, 1), Some([16, 8, 1, 3, 1]));
+        assert_eq!(numbers(4096, 14336, 1), Some([16, 16, 1, 3, 1]));
         assert_eq!(numbers(3072, 16384, 1), Some([16, 16, 2, 3, 1]));
         assert_eq!(numbers(3072, 3072, 1), Some([12, 12, 1, 3, 1]));
         assert_eq!(numbers(14336, 4096, 8), Some([16, 16, 1, 2, 1]));
@@ -168,7 +172,7 @@ mod tests {
 
     #[test]
     fn warps_of_a_short_row_share_tiles_instead() {
-        assert_eq!(numbers(32768, 768, 1), Some([16, 1, 1, 3, 1]));
+        assert_eq!(numbers(32768, 768, 1), Some([15, 3, 1, 3, 1]));
         // One tile a multiprocessor, and idle warps that make the table.
         assert_eq!(numbers(768, 256, 1), Some([8, 1, 1, 3, 1]));
     }
@@ -176,7 +180,7 @@ mod tests {
     #[test]
     fn as_many_slices_of_the_activations_are_held_as_there_are_columns() {
         let held = |tokens| plan(4096, 14336, tokens, None).map(|plan| plan.held);
-        assert_eq!([held(1), held(3), held(8)], [Some(7), Some(2), Some(1)]);
+        assert_eq!([held(1), held(3), held(8)], [Some(4), Some(2), Some(1)]);
         assert_eq!([held(9), held(16)], [Some(1), Some(1)]);
     }
 
