@@ -1,6 +1,13 @@
 //! A backend against the CPU backend: every mode, precision and small model, padded batches and the cache.
 
-use std::{collections::BTreeSet, env, path::PathBuf, sync::Arc};
+mod shaken;
+
+use std::{
+    collections::BTreeSet,
+    env,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use qbench::plugins::load;
 use qbench_core::checkpoint::{Checkpoint, ModulePolicy, StoredWeights};
@@ -9,6 +16,7 @@ use qbench_sdk::{
     backend::{Cache, ForwardOutput, LoadRequest, LogitRows, TokenBatch},
 };
 use qbench_tests::{plugin, repository};
+use shaken::{SHAKES, shaken};
 
 pub(crate) const MODES: [&str; 5] = ["standard", "8bit", "4bit_nf4", "4bit_fp4", "4bit_nf4_double"];
 
@@ -16,10 +24,13 @@ pub(crate) const MODES: [&str; 5] = ["standard", "8bit", "4bit_nf4", "4bit_fp4",
 /// that was seen of any backend is 2.1e-6.
 const LOGITS: f64 = 1e-5;
 /// Mean KL of the next token's distribution, in nats: f32 with int8 products, half precisions, and those with int8
-/// products. In f32 with int8 products 5e-5 was seen on the default model and 1e-13 on the smallest; a sum in another
-/// order that rounds an activation to the other side is the likely reason. A sequence alone differs by 1e-4
-/// from the same in a batch, since outlier columns are those of the call.
-const KL_INT8: f64 = 1e-4;
+/// products. A sequence alone differs by 1e-4 from the same in a batch, since outlier columns are those of the call.
+///
+/// In f32 with int8 products a backend may also differ by this many times what the CPU backend itself does when the last
+/// bits of the norms are others, where that is more: four such changes gave up to 4.8e-5 on the default model. A sum in
+/// another order rounds an activation to the other of two codes just so.
+const KL_INT8: f64 = 1e-5;
+const TIMES_SHAKEN: f64 = 3.0;
 const KL_HALF: f64 = 5e-4;
 const KL_HALF_INT8: f64 = 1.5e-3;
 /// The same for ternary weights in half precisions: the CPU multiplies by a row's scale after its sum, in f32, a GPU turns
@@ -40,14 +51,32 @@ fn scheme_file(mode: &str) -> PathBuf {
     }
 }
 
-/// Whether the logits, or failing that their distributions, are as near as the mode and the precision allow. `own` is how
-/// far the mode itself is from `standard`, for products in e4m3. Their sums differ in the last of the bits that tensor cores
+/// How far the mode's own rounding reaches, where that bounds what two right implementations can agree on: of products in
+/// e4m3 the distance of the mode from `standard`, of int8 products in f32 that from the same with other last bits.
+fn own(folder: &str, mode: &str, precision: DType, batch: &Batch, truth: &[f32]) -> Option<f64> {
+    let from = |folder: &Path, mode: &str| {
+        let mut other = Engine::cpu().model(folder, mode, precision);
+        let vocab = other.info().unwrap().vocab_size;
+        let other = batch.logits(other.as_mut(), vocab);
+        distance(truth, &other, &batch.mask, vocab).1
+    };
+    match (mode, precision) {
+        ("fp8", _) => Some(from(&repository().join(folder), "standard")),
+        ("8bit", DType::F32) => (0..SHAKES)
+            .map(|shake| from(shaken(folder, shake).path(), mode))
+            .reduce(f64::max),
+        _ => None,
+    }
+}
+
+/// Whether the logits, or failing that their distributions, are as near as the mode and the precision allow, and its
+/// [`own`] rounding. Sums of products in e4m3 differ in the last of the bits that tensor cores
 /// add with; now and then that rounds an activation to the other of two e4m3 numbers, which are a sixteenth apart, and every
 /// layer after it differs. So far, but no farther than the mode's rounding itself, two right implementations may be apart.
 fn agrees(mode: &str, precision: DType, worst: f64, divergence: f64, own: Option<f64>) -> bool {
     match (mode, precision) {
         ("fp8", _) => own.is_some_and(|own| divergence <= own),
-        ("8bit", DType::F32) => divergence <= KL_INT8,
+        ("8bit", DType::F32) => own.is_some_and(|own| divergence <= KL_INT8.max(TIMES_SHAKEN * own)),
         ("8bit", _) => divergence <= KL_HALF_INT8,
         (_, DType::F32) => worst <= LOGITS,
         ("c_ternary", _) => divergence <= KL_HALF_TERNARY,
@@ -71,12 +100,8 @@ impl Engine {
         }
     }
 
-    fn model(&self, folder: &str, mode: &str, compute: DType) -> Box<dyn Model> {
-        self.load(
-            Checkpoint::open(&repository().join(folder)).unwrap(),
-            mode,
-            compute,
-        )
+    fn model(&self, folder: &Path, mode: &str, compute: DType) -> Box<dyn Model> {
+        self.load(Checkpoint::open(folder).unwrap(), mode, compute)
     }
 
     pub(crate) fn load(&self, checkpoint: Checkpoint, mode: &str, compute: DType) -> Box<dyn Model> {
@@ -224,8 +249,9 @@ pub(crate) fn check_modes(
     ] {
         for precision in precisions.iter().copied() {
             for mode in modes.iter().copied() {
-                let mut cpu = Engine::cpu().model(folder, mode, precision);
-                let mut other = engine.model(folder, mode, precision);
+                let path = repository().join(folder);
+                let mut cpu = Engine::cpu().model(&path, mode, precision);
+                let mut other = engine.model(&path, mode, precision);
                 let info = other.info().unwrap();
                 let vocab = info.vocab_size;
                 // All but dense ones: norms, and embeddings.
@@ -242,16 +268,7 @@ pub(crate) fn check_modes(
                 let (worst, divergence) = distance(&values, &truth, &batch.mask, vocab);
                 let alone = batch.first_alone(other.as_mut(), vocab);
                 let (_, floor) = distance(&values[..alone.len()], &alone, &batch.mask[..length], vocab);
-                let own = (mode == "fp8").then(|| {
-                    let mut standard = Engine::cpu().model(folder, "standard", precision);
-                    distance(
-                        &truth,
-                        &batch.logits(standard.as_mut(), vocab),
-                        &batch.mask,
-                        vocab,
-                    )
-                    .1
-                });
+                let own = own(folder, mode, precision, &batch, &truth);
                 let agrees = agrees(mode, precision, worst, divergence, own);
                 let own = own.map_or_else(String::new, |own| format!(", the mode's own {own:.1e}"));
                 let line =
@@ -295,7 +312,7 @@ pub(crate) fn check_cached(engine: &Engine, mode: &str, precision: DType, tolera
         .chain(251..=270)
         .chain([300])
         .collect();
-    let mut other = engine.model("examples/go-mini-12m", mode, precision);
+    let mut other = engine.model(&repository().join("examples/go-mini-12m"), mode, precision);
     let vocab = other.info().unwrap().vocab_size;
     let batch = Batch::new(vocab, 300);
     let whole = batch.logits(other.as_mut(), vocab);
