@@ -2,9 +2,10 @@
 //! mode by the cpu backend's kernels beside its reference, interleaved in one run.
 //!
 //! Prints tokens per second of wall time and of processor time (all threads together): on a machine that other programs
-//! use, the second is the one that can be compared. `QBENCH_BENCH_THREADS`, `QBENCH_BENCH_ROUNDS`, `QBENCH_BENCH_PROMPT`
-//! and `QBENCH_BENCH_NEW` (tokens), `QBENCH_BENCH_KERNELS` (such as `own`) and `QBENCH_BENCH_MODES` (such as
-//! `standard/bfloat16,8bit/float32`) change the run.
+//! use, the second is the one that can be compared. `QBENCH_BENCH_THREADS`, `QBENCH_BENCH_ROUNDS`, `QBENCH_BENCH_PROMPT`,
+//! `QBENCH_BENCH_NEW` and `QBENCH_BENCH_PAST` (tokens: of the prompt, one at a time, and in the cache before those),
+//! `QBENCH_BENCH_KERNELS` (such as `own`) and `QBENCH_BENCH_MODES` (such as `standard/bfloat16,8bit/float32`) change the
+//! run.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on panics")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints its figures")]
 
@@ -22,6 +23,14 @@ const CONFIG: &str = r#"{"model_type": "mistral", "vocab_size": 4096, "hidden_si
     "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 96,
     "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0, "sliding_window": null,
     "tie_word_embeddings": false, "torch_dtype": "bfloat16"}"#;
+
+/// Tokens of the prompt; and of those that come one at a time, and that are in the cache before them.
+#[derive(Clone, Copy)]
+struct Tokens {
+    prompt: usize,
+    past: usize,
+    new: usize,
+}
 
 struct Subject {
     name: String,
@@ -51,10 +60,12 @@ fn main() {
         number("QBENCH_BENCH_THREADS", 2),
         number("QBENCH_BENCH_ROUNDS", 5),
     );
-    let (prompt, new_tokens) = (
-        number("QBENCH_BENCH_PROMPT", 1000),
-        number("QBENCH_BENCH_NEW", 32),
-    );
+    let tokens = Tokens {
+        prompt: number("QBENCH_BENCH_PROMPT", 1000),
+        // A short prompt, as peers' decode tests have.
+        past: number("QBENCH_BENCH_PAST", 16),
+        new: number("QBENCH_BENCH_NEW", 32),
+    };
     let kernels = env::var("QBENCH_BENCH_KERNELS").unwrap_or_else(|_| "own,reference".to_owned());
     let modes = env::var("QBENCH_BENCH_MODES").unwrap_or_else(|_| {
         "standard/float32,standard/bfloat16,8bit/bfloat16,4bit_nf4/bfloat16,4bit_fp4/bfloat16,\
@@ -79,7 +90,7 @@ fn main() {
         .collect();
     for round in 0..=rounds {
         for subject in &mut subjects {
-            measure(subject, prompt, new_tokens);
+            measure(subject, tokens);
             if round == 0 {
                 // The first round warms up.
                 (subject.prefill, subject.decode) = Default::default();
@@ -89,10 +100,13 @@ fn main() {
     println!("{threads} threads, medians of {rounds} rounds, tokens/s: wall (processor)");
     for subject in &subjects {
         println!(
-            "{:36} prefill {prompt} {:8.0} ({:8.0})   decode {new_tokens} {:8.1} ({:8.1})",
+            "{:36} prefill {} {:8.0} ({:8.0})   decode {} after {} {:8.1} ({:8.1})",
             subject.name,
+            tokens.prompt,
             median(&subject.prefill.wall),
             median(&subject.prefill.processor),
+            tokens.new,
+            tokens.past,
             median(&subject.decode.wall),
             median(&subject.decode.processor),
         );
@@ -138,7 +152,7 @@ fn open(
         .unwrap()
 }
 
-fn measure(subject: &mut Subject, prompt: usize, new_tokens: usize) {
+fn measure(subject: &mut Subject, Tokens { prompt, past, new }: Tokens) {
     let Subject {
         model,
         prefill,
@@ -146,10 +160,10 @@ fn measure(subject: &mut Subject, prompt: usize, new_tokens: usize) {
         ..
     } = subject;
     let info = model.info().unwrap();
-    let ids: Vec<u32> = (0..prompt.max(16))
+    let ids: Vec<u32> = (0..prompt.max(past))
         .map(|index| (index * 37 % info.vocab_size) as u32)
         .collect();
-    let mask = vec![1; prompt.max(16) + new_tokens];
+    let mask = vec![1; prompt.max(past) + new];
     let mut pooled = vec![0.0; info.hidden_size];
     let mut pass = |length: usize, past: usize, cache: Cache, output: &mut ForwardOutput<'_>| {
         let batch = TokenBatch {
@@ -173,15 +187,14 @@ fn measure(subject: &mut Subject, prompt: usize, new_tokens: usize) {
         pass(prompt, 0, Cache::None, &mut output);
     });
     let mut logits = vec![0.0; info.vocab_size];
-    // A short prompt, as peers' decode tests have.
-    pass(16, 0, Cache::Start, &mut ForwardOutput::default());
-    decode.time(new_tokens, || {
-        for index in 0..new_tokens {
+    pass(past, 0, Cache::Start, &mut ForwardOutput::default());
+    decode.time(new, || {
+        for index in 0..new {
             let mut output = ForwardOutput {
                 logits: Some((LogitRows::Last, &mut logits)),
                 ..ForwardOutput::default()
             };
-            pass(1, 16 + index, Cache::Continue, &mut output);
+            pass(1, past + index, Cache::Continue, &mut output);
         }
     });
 }
