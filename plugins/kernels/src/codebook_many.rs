@@ -24,8 +24,10 @@ const SHARED: usize = 227 * 1024;
 const MOST_STAGES: usize = 8;
 const MOST_SPLITS: usize = 8;
 
-/// Tokens below which these kernels were faster on an H200 than turning a matrix into floats for cuBLAS, with any of
-/// GenomeOcean-4B's; and below which they were where the tiles keep the multiprocessors busy.
+/// Tokens below which these kernels are taken, and below which they are where the tiles keep the multiprocessors busy. On
+/// an H200 they were faster than turning the matrix into floats for cuBLAS at 256 tokens (three matrices), at 1024 with
+/// such tiles (three, and as fast with a fourth) and at 2048 (three); slower at 1024 with others, and from 4096 on with
+/// most (docs/gpu.md). In between it is an estimate.
 const SOME_TOKENS: usize = 768;
 const MANY_TOKENS: usize = 3072;
 
@@ -124,7 +126,8 @@ impl Many {
 
     /// `y = x · weightᵀ`: `x` `[tokens, cols]`, `y` `[tokens, rows]`, both of type `element`, aligned to 16 bytes.
     ///
-    /// The products are those of the dequantised weight in `element`, summed in f32.
+    /// The products are those of the dequantised weight in `element`, whose table's values are rounded to it before they are
+    /// scaled, and once more then; summed in f32.
     ///
     /// # Safety
     /// The buffers of `weight` are those of its shape; `x` and `y` are as long as said; `workspace` is as long as

@@ -17,6 +17,8 @@ use std::{path::Path, process::ExitCode};
 
 use device::{Device, Result};
 
+const PARTS: [&str; 5] = ["check", "codebook", "int8", "fp8", "quantize"];
+
 /// Rows and columns of a weight.
 type Shape = (usize, usize);
 
@@ -29,7 +31,7 @@ struct Chosen {
 }
 
 impl Chosen {
-    fn read(arguments: impl Iterator<Item = String>) -> Self {
+    fn read(arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut chosen = Self::default();
         for argument in arguments {
             let shape = argument
@@ -39,11 +41,17 @@ impl Chosen {
                 chosen.shapes.push(shape);
             } else if let Ok(tokens) = argument.parse() {
                 chosen.tokens.push(tokens);
-            } else {
+            } else if PARTS.contains(&argument.as_str()) {
                 chosen.parts.push(argument);
+            } else {
+                return Err(format!(
+                    "{argument}: no shape, number of tokens or part ({})",
+                    PARTS.join(", ")
+                )
+                .into());
             }
         }
-        chosen
+        Ok(chosen)
     }
 
     fn shapes(&self, all: &[Shape]) -> Vec<Shape> {
@@ -64,7 +72,7 @@ impl Chosen {
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Chosen::read(std::env::args().skip(1));
+    let arguments = Chosen::read(std::env::args().skip(1))?;
     let chosen = &arguments.parts;
     let on = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     let device = Device::open()?;

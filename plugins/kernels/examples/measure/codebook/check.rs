@@ -9,8 +9,8 @@ use crate::{
     random::Random,
 };
 
-/// ‖y - reference‖ / ‖reference‖ that rounding codes, or weights, and the output to 8 bits of mantissa explains: each is
-/// off by 2^-9 = 2.0e-3 at most, and all 16 codes of a small matrix may be off the same way.
+/// ‖y - reference‖ / ‖reference‖ that rounding the table's values, the weights and the output to 8 bits of mantissa explains:
+/// each is off by 2^-9 = 2.0e-3 at most, of which all 16 values of a table may be off the same way, the others at random.
 const TOLERANCE: f64 = 4.0e-3;
 
 /// Elements of a product that are computed in f64.
