@@ -163,9 +163,11 @@ impl Gpu {
             .map_err(kernel)?;
             return Ok(Some(y));
         }
-        let Some(many) = self.codebook_many.as_ref().filter(|many| {
-            codebook_many::Many::fits(&weight, element) && many.is_faster(&weight, tokens)
-        }) else {
+        let Some(many) = self
+            .codebook_many
+            .as_ref()
+            .filter(|many| codebook_many::Many::fits(&weight, element) && many.is_faster(&weight, tokens))
+        else {
             return Ok(None);
         };
         let y = y()?;
