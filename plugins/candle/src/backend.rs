@@ -9,8 +9,8 @@ use qbench_sdk::{
 
 use crate::{
     driver,
+    execution::{execution, execution_with_kernel},
     gpu::Gpu,
-    linear::{execution, execution_with_kernel},
     ops::CudaOps,
 };
 

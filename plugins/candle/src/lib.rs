@@ -8,14 +8,16 @@ mod backend;
 mod buffer;
 mod driver;
 mod error;
+mod execution;
 mod fp8;
 mod gpu;
 mod key_values;
 mod linear;
 mod ops;
-mod product;
+mod products;
 mod step;
 mod together;
+mod weight;
 
 use qbench_sdk::{Options, export_plugin};
 

@@ -14,8 +14,9 @@ use crate::{
     buffer::Buffer,
     error,
     gpu::{Gpu, element},
-    linear::{Linear, Weight, multiplies_codes},
-    product,
+    linear::Linear,
+    products::{multiplies_codes, multiply_dense},
+    weight::Weight,
 };
 
 /// Bytes of floats that codes are turned into at once: of small matrices, where a launch each costs more than its work, and
@@ -210,7 +211,7 @@ fn made(
             cols: weight.cols,
         };
         // SAFETY: activations and results have the sizes told; the floats were just made, so they are not settled.
-        unsafe { product::dense(gpu, shape, (x, floats, element), (*out, element), false) }?;
+        unsafe { multiply_dense(gpu, shape, (x, floats, element), (*out, element), false) }?;
     }
     Ok(true)
 }

@@ -25,7 +25,7 @@ fn data_type(element: Element) -> cudaDataType {
 /// # Safety
 /// The addresses name memory of the shape's sizes: `x` and `weight` of `element`, `out` of `out_element`. A weight that is
 /// `settled` was not written by the kernel launched last: it may be read while that runs.
-pub(crate) unsafe fn dense(
+pub(crate) unsafe fn multiply_dense(
     gpu: &Gpu,
     shape: Shape,
     (x, weight, element): (CUdeviceptr, CUdeviceptr, Element),
