@@ -5,6 +5,7 @@
 
 mod config;
 mod decoder;
+mod dequantize;
 mod loader;
 mod model;
 mod ops;
@@ -12,5 +13,6 @@ mod rope;
 
 pub use config::{ARCHITECTURES, DecoderConfig};
 pub use decoder::Decoder;
+pub use dequantize::dequantize_in_parts;
 pub use model::DecoderModel;
 pub use ops::{AttentionShape, Layers, Loaded, Ops, Pass};

@@ -1,17 +1,15 @@
 //! How a layout is run on a GPU.
 
-use qbench_kernels::{codebook_few::MOST_TOKENS, codebook_many, dense_few, int8_many, scheme_kernel};
+use qbench_kernels::{
+    Codebook, Int8, codebook_few::MOST_TOKENS, codebook_many, dense_few, int8_many, scheme_kernel,
+};
 use qbench_sdk::{
     CudaKernel, DType, Layout,
     backend::{DequantizeWhen, Execution},
     layout::int8::MAX_COLS,
 };
 
-use crate::{
-    fp8,
-    gpu::element,
-    weight::{codebook_at, int8_at},
-};
+use crate::{fp8, gpu::element};
 
 /// The major compute capability of Hopper, whose products the fused kernels use.
 const HOPPER: i32 = 9;
@@ -57,7 +55,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, capability: (i32, i32
         )),
         Layout::BlockCodebook(layout) if layout.bits == 4 => {
             let fused = element(precision).is_ok_and(|element| {
-                codebook_many::Many::fits(&codebook_at(layout, &[0; 6]), element) && major == HOPPER
+                codebook_many::Many::fits(&Codebook::at(layout, &[0; 6]), element) && major == HOPPER
             });
             if fused {
                 native(format!(
@@ -76,7 +74,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, capability: (i32, i32
         )),
         Layout::Int8Vectorwise(layout) => {
             let fused = element(precision).is_ok_and(|element| {
-                int8_many::Many::fits(&int8_at(layout, [0; 3]), element) && major == HOPPER
+                int8_many::Many::fits(&Int8::at(layout, [0; 3]), element) && major == HOPPER
             });
             native(if fused { "int8_many" } else { "int8_any" }.to_owned())
         }

@@ -1,11 +1,11 @@
 //! Weight matrices in the memory of a GPU, as they are stored or as floats.
 
-use qbench_kernels::{CUdeviceptr, Codebook, Int8, Scales, scheme_kernel::SchemeKernel};
+use qbench_architectures::dequantize_in_parts;
+use qbench_kernels::{CUdeviceptr, Codebook, Int8, scheme_kernel::SchemeKernel};
 use qbench_sdk::{
-    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, MatrixMut, Result, StoredTensor,
+    CudaKernel, DType, Error, Layout, Result, StoredTensor,
     backend::Execution,
-    layout::{BlockCodebook, Blocks, Int8Vectorwise, NibbleOrder, Scale},
-    narrow,
+    layout::{BlockCodebook, Scale},
 };
 
 use crate::{
@@ -15,9 +15,6 @@ use crate::{
     fp8::Fp8Weight,
     gpu::{Gpu, element},
 };
-
-/// Bytes that are converted on the host before they are copied to the GPU.
-const STAGE: usize = 64 << 20;
 
 /// How a weight is held.
 pub(crate) enum Weight {
@@ -54,7 +51,9 @@ impl Weight {
         threads: usize,
     ) -> Result<(Self, Execution)> {
         let layout = tensor.layout();
-        check_buffers(tensor)?;
+        // Kernels index the buffers by the layout.
+        layout.validate()?;
+        layout.check_buffers(tensor.buffers().into_iter().map(<[u8]>::len))?;
         let kernel = tensor.cuda_kernel()?;
         let (execution, _) = execution_with_kernel(layout, precision, gpu.capability(), kernel.as_ref());
         let weight = match (layout, &execution) {
@@ -71,7 +70,7 @@ impl Weight {
             (Layout::BlockCodebook(layout), _) if layout.bits == 4 => {
                 let buffers = upload(gpu, tensor)?;
                 Self::Codebook {
-                    codebook: codebook_at(layout, &addresses(&buffers)),
+                    codebook: Codebook::at(layout, &addresses(&buffers)),
                     buffers,
                     tables: tables(layout, tensor),
                 }
@@ -80,7 +79,7 @@ impl Weight {
                 let buffers = upload(gpu, tensor)?;
                 let [codes, scales, threshold] = [0, 1, 2].map(|index: usize| buffers[index].address());
                 Self::Int8 {
-                    int8: int8_at(layout, [codes, scales, threshold]),
+                    int8: Int8::at(layout, [codes, scales, threshold]),
                     buffers,
                     threshold: tensor.buffer(2).to_vec(),
                 }
@@ -206,77 +205,12 @@ fn tables(layout: &BlockCodebook, tensor: &dyn StoredTensor) -> Vec<u8> {
     }
 }
 
-/// A layout's shape with the addresses of its buffers.
-pub(crate) fn codebook_at(layout: &BlockCodebook, at: &[CUdeviceptr; 6]) -> Codebook {
-    Codebook {
-        rows: layout.rows,
-        cols: layout.cols,
-        block: layout.block,
-        per_row: layout.blocks == Blocks::PerRow,
-        low_first: layout.order == NibbleOrder::LowFirst,
-        codes: at[0],
-        table: at[1],
-        scales: match layout.scale {
-            Scale::F32 => Scales::Plain(at[2]),
-            Scale::Coded { block } => Scales::Coded {
-                codes: at[2],
-                scales: at[3],
-                table: at[4],
-                offset: at[5],
-                block,
-            },
-        },
-    }
-}
-
-pub(crate) fn int8_at(layout: &Int8Vectorwise, [codes, scales, threshold]: [CUdeviceptr; 3]) -> Int8 {
-    Int8 {
-        rows: layout.rows,
-        cols: layout.cols,
-        codes,
-        scales,
-        threshold,
-    }
-}
-
 /// The weight as dense values of the precision, a part at a time through memory of the host.
 fn dequantized(gpu: &Gpu, tensor: &dyn StoredTensor, precision: DType, threads: usize) -> Result<Buffer> {
-    let (rows, cols) = (tensor.layout().rows(), tensor.layout().cols());
-    let row = cols * precision.size();
-    let all = gpu.buffer(rows * row)?;
-    let step = (STAGE / row.max(1)).clamp(1, rows.max(1));
-    let mut stage = AlignedBuffer::zeroed(step * row);
-    let mut values = vec![0.0; cols];
-    let context = CallContext { threads };
-    for first in (0..rows).step_by(step) {
-        let count = step.min(rows - first);
-        let part = &mut stage[..count * row];
-        if let Some(dense) = tensor.dense() {
-            for (index, bytes) in part.chunks_exact_mut(row).enumerate() {
-                dense.read_row(first + index, &mut values)?;
-                narrow(&values, precision, bytes)?;
-            }
-        } else {
-            tensor.dequantize(first, &mut MatrixMut::new(part, count, cols, precision)?, context)?;
-        }
-        gpu.write(&all, first * row, part)?;
-    }
+    let row = tensor.layout().cols() * precision.size();
+    let all = gpu.buffer(tensor.layout().rows() * row)?;
+    dequantize_in_parts(tensor, precision, threads, |first, _, part| {
+        gpu.write(&all, first * row, part)
+    })?;
     Ok(all)
-}
-
-/// Kernels index the buffers by the layout: their sizes are checked once, here.
-fn check_buffers(tensor: &dyn StoredTensor) -> Result<()> {
-    tensor.layout().validate()?;
-    for (index, spec) in tensor.layout().buffers().iter().enumerate() {
-        let found = tensor.buffer(index).len();
-        if found != spec.bytes {
-            return Err(Error::InvalidArgument(format!(
-                "buffer `{}` of layout {}: expected {} bytes, found {found}",
-                spec.name,
-                tensor.layout().kind(),
-                spec.bytes
-            )));
-        }
-    }
-    Ok(())
 }

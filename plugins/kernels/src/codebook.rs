@@ -1,5 +1,7 @@
 //! A weight matrix stored as codes into a table, in device memory.
 
+use qbench_sdk::layout::{BlockCodebook, Blocks, NibbleOrder, Scale};
+
 use crate::CUdeviceptr;
 
 /// A matrix in the layout `qbench.block-codebook/1` with 4 bits a code: device pointers to its buffers.
@@ -21,6 +23,32 @@ pub struct Codebook {
     pub table: CUdeviceptr,
     /// A scale a block, aligned to 16 bytes.
     pub scales: Scales,
+}
+
+impl Codebook {
+    /// A matrix of this layout whose buffers lie at these addresses, in the layout's order; the last three are those of
+    /// coded scales. Codes of 4 bits are taken for granted.
+    pub fn at(layout: &BlockCodebook, at: &[CUdeviceptr; 6]) -> Self {
+        Self {
+            rows: layout.rows,
+            cols: layout.cols,
+            block: layout.block,
+            per_row: layout.blocks == Blocks::PerRow,
+            low_first: layout.order == NibbleOrder::LowFirst,
+            codes: at[0],
+            table: at[1],
+            scales: match layout.scale {
+                Scale::F32 => Scales::Plain(at[2]),
+                Scale::Coded { block } => Scales::Coded {
+                    codes: at[2],
+                    scales: at[3],
+                    table: at[4],
+                    offset: at[5],
+                    block,
+                },
+            },
+        }
+    }
 }
 
 /// The scales of a matrix's blocks.

@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 
 use qbench_kernels::{
-    CUdeviceptr, CUstream, Codebook, Element, Fp8, Fp8Activations, Int8, Scales,
+    CUdeviceptr, CUstream, Codebook, Element, Fp8, Fp8Activations, Int8,
     codebook_dequantize::Dequantize,
     codebook_few, codebook_many,
     dense_few::{self, Shape},
@@ -20,7 +20,7 @@ use qbench_kernels::{
 };
 use qbench_sdk::{
     CudaKernel, DType, Error, Layout, Result,
-    layout::{BlockCodebook, Blocks, Int8Vectorwise, NibbleOrder, Scale},
+    layout::{BlockCodebook, Int8Vectorwise},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -65,12 +65,12 @@ pub(crate) fn fuses_codebook(layout: &BlockCodebook, precision: DType, major: i3
     layout.bits == 4
         && major == HOPPER
         && element(precision)
-            .is_ok_and(|element| codebook_many::Many::fits(&codebook_at(layout, &[0; 6]), element))
+            .is_ok_and(|element| codebook_many::Many::fits(&Codebook::at(layout, &[0; 6]), element))
 }
 
 /// The kernel that multiplies int8 weights of this layout.
 pub(crate) fn int8_kernel(layout: &Int8Vectorwise, precision: DType, major: i32) -> &'static str {
-    let weight = int8_at((layout.rows, layout.cols), [0; 3]);
+    let weight = Int8::at(layout, [0; 3]);
     let fused = element(precision).is_ok_and(|element| int8_many::Many::fits(&weight, element));
     if fused && major == HOPPER {
         "int8_many"
@@ -150,7 +150,7 @@ impl Gpu {
         if layout.bits != 4 {
             return Ok(None);
         }
-        let weight = codebook_at(layout, &addresses(held)?);
+        let weight = Codebook::at(layout, &addresses(held)?);
         let element = self.element;
         let y = || self.empty(&[tokens as i64, layout.rows as i64], kind(self.precision));
         if self.codebook_few.fits(&weight, tokens, element) {
@@ -190,7 +190,7 @@ impl Gpu {
 
     /// The weight as `[rows, cols]` of the precision; codes of 4 bits.
     pub(crate) fn decode(&self, layout: &BlockCodebook, held: &Held) -> Result<Tensor> {
-        let weight = codebook_at(layout, &addresses(held)?);
+        let weight = Codebook::at(layout, &addresses(held)?);
         let out = self.empty(&[layout.rows as i64, layout.cols as i64], kind(self.precision))?;
         // SAFETY: the weight's buffers were checked at load; `out` has room for every row.
         unsafe {
@@ -211,7 +211,7 @@ impl Gpu {
         out: Kind,
     ) -> Result<Tensor> {
         let [codes, scales, threshold, ..] = addresses(held)?;
-        let weight = int8_at((rows, cols), [codes, scales, threshold]);
+        let weight = Int8::at(&Int8Vectorwise { rows, cols }, [codes, scales, threshold]);
         let (tokens, _) = sizes(x);
         let workspace = self.bytes(Activations::new(0, &weight, tokens, self.element).bytes)?;
         let mut activations = Activations::new(address(&workspace)?, &weight, tokens, self.element);
@@ -443,37 +443,4 @@ fn addresses(held: &Held) -> Result<[CUdeviceptr; 6]> {
         *to = address(tensor)?;
     }
     Ok(addresses)
-}
-
-/// A layout's shape with the addresses of its buffers.
-fn codebook_at(layout: &BlockCodebook, at: &[CUdeviceptr; 6]) -> Codebook {
-    Codebook {
-        rows: layout.rows,
-        cols: layout.cols,
-        block: layout.block,
-        per_row: layout.blocks == Blocks::PerRow,
-        low_first: layout.order == NibbleOrder::LowFirst,
-        codes: at[0],
-        table: at[1],
-        scales: match layout.scale {
-            Scale::F32 => Scales::Plain(at[2]),
-            Scale::Coded { block } => Scales::Coded {
-                codes: at[2],
-                scales: at[3],
-                table: at[4],
-                offset: at[5],
-                block,
-            },
-        },
-    }
-}
-
-fn int8_at((rows, cols): (usize, usize), [codes, scales, threshold]: [CUdeviceptr; 3]) -> Int8 {
-    Int8 {
-        rows,
-        cols,
-        codes,
-        scales,
-        threshold,
-    }
 }

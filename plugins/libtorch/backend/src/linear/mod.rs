@@ -8,16 +8,15 @@ mod int8;
 #[cfg(test)]
 mod tests;
 
-use qbench_architectures::Loaded;
+use qbench_architectures::{Loaded, dequantize_in_parts};
 use qbench_kernels::{
     codebook_few, dense_few, fp8_product,
     scheme_kernel::{self, SchemeKernel},
 };
 use qbench_sdk::{
-    AlignedBuffer, CallContext, CudaKernel, DType, Error, Layout, MatrixMut, Result, StoredTensor,
+    CudaKernel, DType, Error, Layout, Result, StoredTensor,
     backend::{DequantizeWhen, Execution},
     layout::{fp8 as e4m3, int8::MAX_COLS},
-    narrow,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -290,37 +289,17 @@ fn dense_product(
     }
 }
 
-/// Bytes that are converted on the host at a time.
-const STAGE: usize = 64 << 20;
-
 /// The weight as dense values of the precision, a part at a time through memory of the host.
 fn dequantized(context: &Context, stored: &dyn StoredTensor) -> Result<Tensor> {
     let (precision, layout) = (context.precision, stored.layout());
-    let (rows, cols) = (layout.rows(), layout.cols());
-    let row = cols * precision.size();
-    let all = Tensor::f_empty([rows as i64, cols as i64], (kind(precision), context.device)).op("empty")?;
-    let step = (STAGE / row.max(1)).clamp(1, rows.max(1));
-    let mut stage = AlignedBuffer::zeroed(step * row);
-    let mut values = vec![0.0; cols];
-    let call = CallContext {
-        threads: context.threads,
-    };
-    for first in (0..rows).step_by(step) {
-        let count = step.min(rows - first);
-        let part = &mut stage[..count * row];
-        if let Some(dense) = stored.dense() {
-            for (index, bytes) in part.chunks_exact_mut(row).enumerate() {
-                dense.read_row(first + index, &mut values)?;
-                narrow(&values, precision, bytes)?;
-            }
-        } else {
-            stored.dequantize(first, &mut MatrixMut::new(part, count, cols, precision)?, call)?;
-        }
-        let part = upload(part, &[count as i64, cols as i64], precision, context.device)?;
+    let (rows, cols) = (layout.rows() as i64, layout.cols() as i64);
+    let all = Tensor::f_empty([rows, cols], (kind(precision), context.device)).op("empty")?;
+    dequantize_in_parts(stored, precision, context.threads, |first, count, part| {
+        let part = upload(part, &[count as i64, cols], precision, context.device)?;
         all.f_narrow(0, first as i64, count as i64)
             .op("narrow")?
             .f_copy_(&part)
-            .op("copy_")?;
-    }
+            .op("copy_")
+    })?;
     Ok(all)
 }
