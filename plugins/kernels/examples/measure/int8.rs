@@ -9,6 +9,7 @@ use qbench_kernels::{
 use qbench_sdk::layout::int8::quantize_activations;
 
 use crate::{
+    Chosen,
     device::{Buffer, Device, Result},
     random::Random,
 };
@@ -89,19 +90,20 @@ fn activations(random: &mut Random, tokens: usize, cols: usize, outliers: usize)
     values
 }
 
-pub(crate) fn check(device: &Device, kernels: &Kernels) -> Result<usize> {
+pub(crate) fn check(device: &Device, kernels: &Kernels, chosen: &Chosen) -> Result<usize> {
     let mut random = Random(3);
     let mut failures = 0;
-    for (rows, cols) in [
+    // The last is listed by a launch of its own.
+    let shapes = [
         (8, 16),
         (131, 80),
         (257, 336),
-        (1000, 1216),
+        (1000, 1632),
         (768, 3072),
         (384, 130),
-    ] {
-        // The last is listed by a launch of its own.
-        for tokens in [1, 7, 16, 17, 50, 100, 200, 300, 2100] {
+    ];
+    for (rows, cols) in chosen.shapes(&shapes) {
+        for tokens in chosen.tokens(&[1, 7, 16, 17, 50, 100, 200, 300, 2100]) {
             if tokens * cols > 1_000_000 {
                 continue;
             }

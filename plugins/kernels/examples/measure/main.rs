@@ -1,9 +1,10 @@
 //! Checks every kernel on the GPU at hand, then times it beside cuBLAS.
 //!
 //! `cargo run --release -p qbench-kernels --example measure -- [check] [codebook] [int8] [fp8] [quantize]` from
-//! the repository's root; all by default, and `check` checks the parts that are named. Exit code 1 when a kernel is
-//! wrong. Times are medians of CUDA-graph replays, weights taken in turn so that none is found in the cache. A shape
-//! (`14336x4096`) times weights of it alone, and a number products of so many tokens alone.
+//! the repository's root; all by default; with `check` the parts that are named are checked and nothing is timed.
+//! Exit code 1 when a kernel is wrong. Times are medians of CUDA-graph replays, weights taken in turn so that none is
+//! found in the cache. A shape (`14336x4096`) checks or times products with weights of it alone, and a number products
+//! of so many tokens alone.
 #![expect(clippy::print_stdout, reason = "its output is the product")]
 
 mod codebook;
@@ -88,8 +89,8 @@ fn main() -> Result<ExitCode> {
             ("quantize", &|| {
                 quantize::check(&device, Path::new("tests/fixtures/bitsandbytes"))
             }),
-            ("codebook", &|| codebook::check(&device, &codebooks)),
-            ("int8", &|| int8::check(&device, &int8s)),
+            ("codebook", &|| codebook::check(&device, &codebooks, &arguments)),
+            ("int8", &|| int8::check(&device, &int8s, &arguments)),
             ("fp8", &|| {
                 fp8s.as_ref()
                     .map_or(Ok(0), |kernels| fp8::check(&device, kernels))
@@ -106,6 +107,9 @@ fn main() -> Result<ExitCode> {
                 }
             );
             failures += found;
+        }
+        if !chosen.is_empty() {
+            return Ok(ExitCode::from(u8::from(failures > 0)));
         }
     }
     if on("codebook") {

@@ -5,6 +5,7 @@ use qbench_kernels::{Element, codebook_many::Many};
 
 use super::{Kernels, stored::Stored};
 use crate::{
+    Chosen, Shape,
     device::{Buffer, Device, Result},
     random::Random,
 };
@@ -35,8 +36,33 @@ fn error(random: &mut Random, stored: &Stored, x: &[f32], tokens: usize, y: &[f3
     (difference / norm).sqrt()
 }
 
+/// Rows, columns and block of a matrix, and how it is stored.
+type Kind = ((usize, usize, usize), (bool, bool, bool));
+
+/// Weights to multiply by: of the shapes that are named, with scales in f32 and in 8 bits, or of shapes even and odd.
+fn product_shapes(named: &[Shape]) -> Vec<Kind> {
+    if named.is_empty() {
+        return vec![
+            ((8, 64, 64), (false, false, false)),
+            ((13, 192, 64), (false, false, true)),
+            ((131, 320, 64), (false, true, false)),
+            ((130, 96, 32), (false, false, true)),
+            ((257, 3072, 4096), (false, false, false)),
+            ((1000, 1216, 128), (true, false, true)),
+            ((50, 512, 64), (true, true, false)),
+            ((2100, 768, 64), (false, true, true)),
+            ((24, 16384, 64), (false, false, false)),
+            ((47, 12288, 64), (false, false, true)),
+            ((3072, 768, 64), (false, false, false)),
+            ((4096, 4096, 64), (false, false, true)),
+        ];
+    }
+    let kinds = |(rows, cols): &Shape| [false, true].map(|coded| ((*rows, *cols, 64), (false, false, coded)));
+    named.iter().flat_map(kinds).collect()
+}
+
 /// Every kernel at shapes even and odd; returns the number of failures.
-pub(crate) fn check(device: &Device, kernels: &Kernels) -> Result<usize> {
+pub(crate) fn check(device: &Device, kernels: &Kernels, chosen: &Chosen) -> Result<usize> {
     let mut random = Random(1);
     let mut failures = 0;
     for (shape, kind) in [
@@ -48,24 +74,14 @@ pub(crate) fn check(device: &Device, kernels: &Kernels) -> Result<usize> {
     ] {
         failures += dequantize(device, kernels, &mut random, shape, kind)?;
     }
-    for (shape, kind) in [
-        ((8, 64, 64), (false, false, false)),
-        ((13, 192, 64), (false, false, true)),
-        ((131, 320, 64), (false, true, false)),
-        ((130, 96, 32), (false, false, true)),
-        ((257, 3072, 4096), (false, false, false)),
-        ((1000, 1216, 128), (true, false, true)),
-        ((50, 512, 64), (true, true, false)),
-        ((2100, 768, 64), (false, true, true)),
-        ((24, 16384, 64), (false, false, false)),
-        ((47, 12288, 64), (false, false, true)),
-        ((3072, 768, 64), (false, false, false)),
-        ((4096, 4096, 64), (false, false, true)),
-    ] {
-        for tokens in [1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 129, 256, 300] {
-            if shape.0 < 2000 || [1, 8, 16, 33, 100, 300].contains(&tokens) {
-                failures += products(device, kernels, &mut random, shape, kind, tokens)?;
-            }
+    for (shape, kind) in product_shapes(&chosen.shapes) {
+        let all: &[usize] = if shape.0 < 2000 {
+            &[1, 2, 5, 8, 9, 16, 17, 33, 64, 100, 129, 256, 300]
+        } else {
+            &[1, 8, 16, 33, 100, 300]
+        };
+        for tokens in chosen.tokens(all) {
+            failures += products(device, kernels, &mut random, shape, kind, tokens)?;
         }
     }
     Ok(failures)
