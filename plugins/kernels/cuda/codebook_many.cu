@@ -107,8 +107,8 @@ static __device__ __forceinline__ void many(const Many& p) {
 
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < p.stages; i++) {
-            barrier_init(full + 8 * i, 1 + 4);
-            barrier_init(empty + 8 * i, 8);
+            barrier_init(full + 8 * i, 1 + ROWS);
+            barrier_init(empty + 8 * i, 256);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         prefetch_map(&p.x);
@@ -174,8 +174,7 @@ static __device__ __forceinline__ void many(const Many& p) {
                     reinterpret_cast<uint2*>(to + X_BYTES + W_BYTES)[thread] =
                         make_uint2(much * 0x10001u, little * 0x10001u);
                     fetch(i, step + AHEAD);
-                    __syncwarp();
-                    if (thread % 32 == 0) barrier_arrive(barrier);
+                    barrier_arrive(barrier);
                     at.advance(1, p.stages);
                 }
         }
@@ -217,9 +216,7 @@ static __device__ __forceinline__ void many(const Many& p) {
         for (int i = 0; i < 4; i++) product<T, TOKENS>(sum, a[i], x + 2 * i, 1);
         products_commit();
     };
-    auto through_with = [&](u32 stage) {
-        if (lane == 0) barrier_arrive(empty + 8 * stage);
-    };
+    auto through_with = [&](u32 stage) { barrier_arrive(empty + 8 * stage); };
     Place at = {part, 0};
     auto multiply_item = [&](const Item& item) {
         if constexpr (PARTS == 1) {

@@ -43,6 +43,68 @@ static __device__ __forceinline__ void copy_box(u32 to, const TensorMap* map, u3
         : "memory");
 }
 
+// True for one thread of the warp. The compiler knows that it is one, and does without a loop over those that may be.
+static __device__ __forceinline__ bool elected() {
+    u32 is;
+    asm volatile(
+        "{\n"
+        ".reg .pred is;\n"
+        "elect.sync _|is, 0xffffffff;\n"
+        "selp.u32 %0, 1, 0, is;\n"
+        "}"
+        : "=r"(is));
+    return is != 0;
+}
+
+static __device__ __forceinline__ u32 rank_in_cluster() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+// Of all threads of the cluster's blocks, a warp's together.
+static __device__ __forceinline__ void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+static __device__ __forceinline__ void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// To shared memory of the cluster's first block, at an address as in this one.
+static __device__ __forceinline__ void store_to_first(void* to, u32 value) {
+    asm volatile(
+        "{\n"
+        ".reg .u32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, 0;\n"
+        "st.shared::cluster.u32 [there], %1;\n"
+        "}" ::"r"(shared_address(to)),
+        "r"(value)
+        : "memory");
+}
+
+// At the barrier that lies at this address in the cluster's first block.
+static __device__ __forceinline__ void arrive_at_first(u32 barrier) {
+    asm volatile(
+        "{\n"
+        ".reg .u32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, 0;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(barrier)
+        : "memory");
+}
+// For what other blocks of the cluster did before they arrived.
+static __device__ __forceinline__ void barrier_wait_cluster(u32 barrier, u32 parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra over;\n"
+        "bra again;\n"
+        "over:\n"
+        "}" ::"r"(barrier),
+        "r"(parity)
+        : "memory");
+}
+
 static __device__ __forceinline__ void prefetch_map(const TensorMap* map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -8,7 +8,8 @@
 // 64 rows each multiply. When K is through, the i32 sums become f32 values of the output's type, and the same ring
 // brings the outlier columns (their number is read from device memory) for products in floating point on top. Those of W,
 // where they are few, are gathered by warps that have nothing else to do meanwhile. Steps of outlier columns alone, whose
-// codes are all zeros, are left out: where activations are far from normal, that is most of them.
+// codes are all zeros, are left out: where activations are far from normal, that is most of them. Where there are few
+// tiles, the blocks of a cluster share a tile's steps, and the first adds what the others found.
 
 static constexpr int ROWS = 128;
 static constexpr int DEPTH = 128;         // codes a stage and row; 64 elements of outlier columns are as many bytes
@@ -32,6 +33,7 @@ struct Int8 {
     u32 m, n, k;
     u32 m_tiles, n_tiles;
     u32 stages;
+    u32 split;  // blocks a cluster, which share the steps of a tile
 };
 
 template <class T, int TOKENS>
@@ -90,21 +92,24 @@ static __device__ __forceinline__ void gather(const Int8& p, u8* tile, u32 n0, u
 }
 
 template <class T, int TOKENS>
-static __device__ __forceinline__ void many(const Int8& p) {
+static __device__ __forceinline__ void multiply(const Int8& p) {
     constexpr int X_BYTES = TOKENS * DEPTH;
     constexpr int STAGE_BYTES = X_BYTES + W_BYTES;
     constexpr int SUMS = TOKENS / 2;
     extern __shared__ __align__(1024) u8 shared[];
     u8* const ring = shared;
     u8* const outlier_w = shared + p.stages * STAGE_BYTES;
-    float* const x_scales = reinterpret_cast<float*>(outlier_w + OUTLIER_BYTES);
+    u32* const others = reinterpret_cast<u32*>(outlier_w + OUTLIER_BYTES);  // of the cluster: [split - 1][SUMS][256]
+    float* const x_scales = reinterpret_cast<float*>(others + (p.split - 1) * SUMS * 256);
     const u32 full = shared_address(x_scales + TOKENS), empty = full + 8 * p.stages, gathered = empty + 8 * p.stages;
+    const u32 others_there = gathered + 8;
     // How many steps are taken, and which.
-    u32* const live_steps = reinterpret_cast<u32*>(x_scales + TOKENS) + 4 * p.stages + 2;
+    u32* const live_steps = reinterpret_cast<u32*>(x_scales + TOKENS) + 4 * p.stages + 4;
     u16* const live = reinterpret_cast<u16*>(live_steps + 1);
 
     // Tiles of X in panels of 8, so that the blocks at work share few tiles of both operands.
-    u32 panel = blockIdx.x / (8 * p.n_tiles), rest = blockIdx.x % (8 * p.n_tiles);
+    const u32 rank = p.split > 1 ? rank_in_cluster() : 0, block = (blockIdx.x - rank) / p.split;
+    u32 panel = block / (8 * p.n_tiles), rest = block % (8 * p.n_tiles);
     u32 width = min(8u, p.m_tiles - panel * 8);
     const u32 m0 = (panel * 8 + rest % width) * TOKENS, n0 = rest / width * ROWS;
     const u32 all_steps = (p.k + DEPTH - 1) / DEPTH;
@@ -115,12 +120,13 @@ static __device__ __forceinline__ void many(const Int8& p) {
             barrier_init(empty + 8 * i, 8);
         }
         barrier_init(gathered, GATHERING);
+        if (p.split > 1) barrier_init(others_there, (p.split - 1) * 256);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         prefetch_map(&p.x);
         prefetch_map(&p.w);
     }
     end_of_overlap();
-    const u32 outliers = __ldcg(p.outliers);
+    const u32 all_outliers = __ldcg(p.outliers), outliers = rank == 0 ? all_outliers : 0;
     for (u32 i = threadIdx.x; i < TOKENS; i += THREADS) x_scales[i] = m0 + i < p.m ? __ldcg(p.x_scales + m0 + i) : 0;
     if (threadIdx.x < 32) {
         u32 count = 0;
@@ -128,7 +134,7 @@ static __device__ __forceinline__ void many(const Int8& p) {
             const u32 step = first + threadIdx.x;
             bool taken = step < all_steps;
             // Columns beyond the last are no outliers, so what is not whole is taken.
-            if (taken && outliers >= DEPTH && (step + 1) * DEPTH <= p.k) {
+            if (taken && all_outliers >= DEPTH && (step + 1) * DEPTH <= p.k) {
                 u32 all = ~0u;
                 for (u32 i = 0; i < DEPTH / 32; i++) all &= __ldcg(p.flags + step * (DEPTH / 32) + i);
                 taken = all != ~0u;
@@ -140,7 +146,9 @@ static __device__ __forceinline__ void many(const Int8& p) {
         if (threadIdx.x == 0) *live_steps = count;
     }
     __syncthreads();
-    const u32 steps = *live_steps;
+    // Before another block's shared memory is written it must have started.
+    if (p.split > 1) cluster_arrive(), cluster_wait();
+    const u32 first_step = *live_steps * rank / p.split, steps = *live_steps * (rank + 1) / p.split - first_step;
     const bool few_outliers = outliers <= FEW_OUTLIERS;
 
     if (threadIdx.x >= 256) {
@@ -152,7 +160,7 @@ static __device__ __forceinline__ void many(const Int8& p) {
                 u32 to = shared_address(ring + stage * STAGE_BYTES), barrier = full + 8 * stage;
                 const bool codes = step < steps, of_w = codes || !few_outliers;
                 barrier_expect(barrier, X_BYTES + (of_w ? W_BYTES : 0));
-                u32 at = codes ? live[step] * DEPTH : (step - steps) * 64;
+                u32 at = codes ? live[first_step + step] * DEPTH : (step - steps) * 64;
                 copy_box(to, codes ? &p.x : &p.outlier_x, barrier, at, m0);
                 if (of_w) copy_box(to + X_BYTES, codes ? &p.w : &p.outlier_w, barrier, at, n0);
                 if (++stage == p.stages) stage = 0, phase ^= 1;
@@ -187,6 +195,19 @@ static __device__ __forceinline__ void many(const Int8& p) {
     }
     products_wait<0>();
     if (steps > 0 && lane == 0) barrier_arrive(empty + 8 * previous);
+
+    if (rank > 0) {
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) store_to_first(others + ((rank - 1) * SUMS + i) * 256 + threadIdx.x, sum[i]);
+        arrive_at_first(others_there);
+        return;
+    }
+    if (p.split > 1) {
+        barrier_wait_cluster(others_there, 0);
+        for (u32 other = 0; other < p.split - 1; other++)
+#pragma unroll
+            for (int i = 0; i < SUMS; i++) sum[i] += others[(other * SUMS + i) * 256 + threadIdx.x];
+    }
 
     float value[SUMS];
     {
@@ -242,6 +263,14 @@ static __device__ __forceinline__ void many(const Int8& p) {
         else
             for (u32 j = 0; j < 8 && n + j < columns_left; j++) to[j] = reinterpret_cast<const u16*>(from)[j];
     }
+}
+
+template <class T, int TOKENS>
+static __device__ __forceinline__ void many(const Int8& p) {
+    multiply<T, TOKENS>(p);
+    // A cluster's blocks end together: one that has ended cannot be written to.
+    __syncwarp();
+    if (p.split > 1) cluster_arrive(), cluster_wait();
 }
 
 #define KERNEL(name, type, tokens)                                                          \

@@ -48,17 +48,21 @@ struct Arguments {
     cols: u32,
     tiles: u32,
     longer: u32,
-    second_shift: u32,
-    boxed: u32,
-    seconds: u32,
-    low_first: u32,
     alone: u32,
     gated: u32,
     split: u32,
+    warps: u32,
     sharing: u32,
-    held: u32,
+    over_sharing: u32,
     round: u32,
     stages: u32,
+    held: u32,
+    over_tokens: u32,
+    low_first: u32,
+    boxed: u32,
+    second_shift: u32,
+    seconds: u32,
+    over_seconds: u32,
     parts: [Part; MOST_WEIGHTS],
 }
 
@@ -222,17 +226,21 @@ impl Hopper {
             cols: first.cols as u32,
             tiles: (shares / plan.units) as u32,
             longer: (shares % plan.units) as u32,
-            second_shift: first.scales.second_block().map_or(0, usize::trailing_zeros),
-            boxed: u32::from(boxed),
-            seconds: plan.seconds as u32,
-            low_first: u32::from(first.low_first),
             alone: u32::from(weights.len() == 1),
             gated: u32::from(together.is_gated()),
             split: plan.split as u32,
+            warps: plan.warps as u32,
             sharing: plan.sharing as u32,
-            held: plan.held as u32,
+            over_sharing: over(plan.sharing),
             round: plan.round as u32,
             stages: plan.stages as u32,
+            held: plan.held as u32,
+            over_tokens: over(tokens),
+            low_first: u32::from(first.low_first),
+            boxed: u32::from(boxed),
+            second_shift: first.scales.second_block().map_or(0, usize::trailing_zeros),
+            seconds: plan.seconds as u32,
+            over_seconds: u32::MAX / plan.seconds.max(2) as u32 + 1,
             parts: [(); MOST_WEIGHTS].map(|()| part.next().unwrap_or(nowhere)),
         };
         let grid = [(plan.units * plan.split) as u32, 1, 1];
@@ -253,13 +261,21 @@ impl Hopper {
     }
 }
 
-/// Whether the copy engine can bring the weight's scales.
+/// 2^16 over `number`, rounded up: its product with a number up to 16 is, without its lower 16 bits, their whole quotient.
+fn over(number: usize) -> u32 {
+    65536_u32.div_ceil(number as u32)
+}
+
+/// Whether the copy engine can bring the weight's scales, and its tiles start with one of the second level where there is
+/// such.
 fn are_boxed(weight: &Codebook) -> bool {
-    let bytes = match weight.scales {
-        Scales::Plain(_) => size_of::<f32>(),
-        Scales::Coded { .. } => 1,
-    };
-    (weight.cols / BLOCK * bytes).is_multiple_of(BOX_BYTES)
+    let blocks = weight.cols / BLOCK;
+    match weight.scales.second_block() {
+        None => (blocks * size_of::<f32>()).is_multiple_of(BOX_BYTES),
+        Some(second_block) => {
+            blocks.is_multiple_of(BOX_BYTES) && (TILE * blocks).is_multiple_of(second_block)
+        }
+    }
 }
 
 /// The kernels, loaded into one context.

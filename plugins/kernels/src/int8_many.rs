@@ -4,7 +4,7 @@ use cudarc::driver::sys::{CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABI
 
 use crate::{
     CUdeviceptr, CUstream, Element, Error, Function, Int8, Module, Result,
-    driver::{arguments, device_attribute, fatbin},
+    driver::{arguments, device_attribute, fatbin, multiprocessors},
     int8_quantize::Activations,
     tensor_map::Tiles,
 };
@@ -21,6 +21,12 @@ const TOKENS: [usize; 5] = [16, 32, 64, 128, 256];
 /// Shared memory that a block may have on Hopper.
 const SHARED: usize = 227 * 1024;
 const MOST_STAGES: usize = 10;
+/// Blocks of threads that share the steps of a tile.
+const MOST_SPLIT: usize = 4;
+/// Steps of a tile of up to 32 tokens from which on a block has work of its own.
+const FEWEST_STEPS: usize = 6;
+/// Tokens up to which other blocks' sums leave room for enough stages.
+const SPLIT_TOKENS: usize = 64;
 
 /// `struct Int8` of `cuda/int8_many.cu`.
 #[repr(C)]
@@ -42,6 +48,7 @@ struct Arguments {
     token_tiles: u32,
     row_tiles: u32,
     stages: u32,
+    split: u32,
 }
 
 /// The kernels, loaded into one context.
@@ -49,6 +56,7 @@ struct Arguments {
 pub struct Many {
     bf16: [Function; TOKENS.len()],
     f16: [Function; TOKENS.len()],
+    multiprocessors: usize,
     _module: Module,
 }
 
@@ -74,6 +82,7 @@ impl Many {
         Ok(Some(Self {
             bf16: kernels(Element::BF16)?,
             f16: kernels(Element::F16)?,
+            multiprocessors: multiprocessors()? as usize,
             _module: module,
         }))
     }
@@ -118,10 +127,19 @@ impl Many {
             .unwrap_or(TOKENS.len() - 1);
         let tile = TOKENS[instance];
         let stage = (tile + ROWS) * DEPTH;
-        // A barrier, a number, and one for each step.
-        let taken = 8 + 4 + 2 * weight.cols.div_ceil(DEPTH);
-        let stages =
-            ((SHARED - OUTLIER_BYTES - tile * 4 - 16 * MOST_STAGES - taken) / stage).min(MOST_STAGES);
+        // Two barriers, a number, and one for each step.
+        let steps = weight.cols.div_ceil(DEPTH);
+        let taken = 2 * 8 + 4 + 2 * steps;
+        let (token_tiles, row_tiles) = (tokens.div_ceil(tile), weight.rows.div_ceil(ROWS));
+        let split = if tile <= SPLIT_TOKENS {
+            (self.multiprocessors / (token_tiles * row_tiles))
+                .min(steps / (FEWEST_STEPS * tile.div_ceil(32)))
+                .clamp(1, MOST_SPLIT)
+        } else {
+            1
+        };
+        let fixed = OUTLIER_BYTES + (split - 1) * ROWS * tile * size_of::<i32>() + tile * 4 + taken;
+        let stages = ((SHARED - fixed - 16 * MOST_STAGES) / stage).min(MOST_STAGES);
         let codes = |address, rows, box_rows| Tiles {
             address,
             element: 1,
@@ -142,7 +160,6 @@ impl Many {
             box_cols: DEPTH / 2,
             swizzled: true,
         };
-        let (token_tiles, row_tiles) = (tokens.div_ceil(tile), weight.rows.div_ceil(ROWS));
         let arguments = Arguments {
             x: codes(x.codes, tokens, tile).map()?,
             w: codes(weight.codes, weight.rows, ROWS).map()?,
@@ -161,12 +178,14 @@ impl Many {
             token_tiles: token_tiles as u32,
             row_tiles: row_tiles as u32,
             stages: stages as u32,
+            split: split as u32,
         };
-        let shared = stages * stage + OUTLIER_BYTES + tile * 4 + 16 * stages + taken;
+        let shared = fixed + stages * (stage + 16);
         // SAFETY: the one argument is the kernel's; memory is as the caller promises.
         unsafe {
-            functions[instance].launch_overlapping(
-                [(token_tiles * row_tiles) as u32, 1, 1],
+            functions[instance].launch_overlapping_in_clusters(
+                split as u32,
+                [(token_tiles * row_tiles * split) as u32, 1, 1],
                 THREADS,
                 shared as u32,
                 stream,

@@ -8,8 +8,9 @@ pub(super) const TILE: usize = 16;
 const MOST_WARPS: usize = 16;
 const FEWEST_WARPS: usize = 8;
 const TABLE_BYTES: usize = 256 * 256;
-/// Copies of the second level's table.
-const COPIES: usize = 8;
+/// Bytes that say where a tile lies, and of a scale of the second level with its offset.
+const PLACE_BYTES: usize = 8;
+const SECOND_BYTES: usize = 8;
 
 /// Steps a warp has room for in shared memory: one is multiplied while the others are on their way.
 const STAGES: [usize; 2] = [3, 2];
@@ -101,15 +102,19 @@ impl Plan {
         let warps = sharing * groups;
         let columns = if sizes.tokens > 8 { 16 } else { 8 };
         let held = slices.div_ceil(sharing).min(columns / sizes.tokens);
-        // Of coded scales also what a step's are decoded to, the table, and what tiles have part in of the second level.
+        let most_tiles = tiles + pair;
+        // Of coded scales also what a step's are decoded to, and what tiles have part in of the second level.
         let seconds = sizes
             .second_block
             .map_or(0, |block| TILE * (sizes.cols / BLOCK) / block + 2);
         let coded = match sizes.second_block {
-            Some(_) => warps * SCALE_BYTES + 256 * COPIES * 4 + (tiles + pair) * seconds * 4,
+            Some(_) => warps * SCALE_BYTES + most_tiles * seconds * SECOND_BYTES,
             None => 0,
         };
-        let fixed = TABLE_BYTES + coded + warps * stages * (CODE_BYTES + SCALE_BYTES + size_of::<u64>());
+        let fixed = TABLE_BYTES
+            + coded
+            + most_tiles * PLACE_BYTES
+            + warps * stages * (CODE_BYTES + SCALE_BYTES + size_of::<u64>());
         let sums = (sharing + split - 1) * TILE * sizes.tokens * size_of::<f32>();
         let room = limits.shared.checked_sub(fixed)? / sums / pair * pair;
         // Rounds of equal length.
