@@ -7,26 +7,32 @@ use std::{
 
 use candle_core::cuda_backend::cudarc::driver::CudaEvent;
 use qbench_architectures::{AttentionShape, Layers, Loaded, Ops, Pass};
-use qbench_kernels::{CUdeviceptr, Element, attention::Problem, attention_step::Step, rope::Heads};
+use qbench_kernels::{Element, rope::Heads};
 use qbench_sdk::{
     DType, Error, Layout, Result, StoredTensor,
-    backend::{Cache, Execution, Memory},
+    backend::{Execution, Memory},
     narrow, widen,
 };
 
 use crate::{
     buffer::Buffer,
     error,
-    fp8::Kept,
     gpu::{Gpu, WORKSPACE, element},
     key_values::KeyValues,
     linear::Linear,
-    step::{Input, Steps},
+    step::Steps,
     together,
 };
 
+mod activations;
+mod attention;
+mod pass;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use activations::Activations;
+pub(crate) use pass::Tokens;
+use pass::{Angles, Held};
 
 /// f32 logits that are on the GPU at once, in bytes.
 const LOGITS: usize = 256 << 20;
@@ -49,80 +55,6 @@ pub(crate) struct CudaOps {
 // all calls on a model come from one thread.
 unsafe impl Send for CudaOps {}
 
-/// Rotary tables of the positions `past .. past + length`.
-struct Angles {
-    past: usize,
-    length: usize,
-    cos: Buffer,
-    sin: Buffer,
-}
-
-/// Activations `[rows, width]`; nobody else holds the buffer, so kernels may write where it is read.
-pub(crate) struct Activations {
-    buffer: Buffer,
-    rows: usize,
-    width: usize,
-    /// Whether heads are still to be turned by the pass's angles: the attention of a step does it.
-    to_turn: bool,
-    /// What products made of them.
-    kept: Kept,
-}
-
-impl Activations {
-    fn new(buffer: Buffer, rows: usize, width: usize) -> Self {
-        Self {
-            buffer,
-            rows,
-            width,
-            kept: Kept::new(),
-            to_turn: false,
-        }
-    }
-
-    /// The same after other values were written: what products made of the old ones is dropped.
-    fn written(self) -> Self {
-        Self::new(self.buffer, self.rows, self.width)
-    }
-
-    fn address(&self) -> CUdeviceptr {
-        self.buffer.address()
-    }
-}
-
-/// One pass.
-pub(crate) struct Tokens {
-    /// u32 ids.
-    ids: CUdeviceptr,
-    /// The index of each sequence's last row, u32.
-    last_rows: CUdeviceptr,
-    /// A byte a position.
-    mask: CUdeviceptr,
-    /// Bytes between two sequences' masks.
-    mask_stride: usize,
-    cos: CUdeviceptr,
-    sin: CUdeviceptr,
-    batch: usize,
-    length: usize,
-    past: usize,
-    padded: bool,
-    held: Held,
-}
-
-/// The memory of a pass.
-enum Held {
-    Pass { _tokens: Buffer, _angles: Rc<Angles> },
-    Step(Rc<Input>),
-}
-
-// SAFETY: as for `CudaOps`.
-unsafe impl Send for Tokens {}
-
-impl Tokens {
-    fn rows(&self) -> usize {
-        self.batch * self.length
-    }
-}
-
 impl CudaOps {
     pub(crate) fn new(gpu: Gpu, precision: DType, threads: usize) -> Result<Self> {
         Ok(Self {
@@ -141,25 +73,6 @@ impl CudaOps {
     fn empty(&self, rows: usize, width: usize) -> Result<Activations> {
         let buffer = self.gpu.buffer(rows * width * self.precision.size())?;
         Ok(Activations::new(buffer, rows, width))
-    }
-
-    fn angles(&self, pass: &Pass<'_>) -> Result<Rc<Angles>> {
-        let (past, length) = (pass.past, pass.tokens.length);
-        let mut kept = self.angles.borrow_mut();
-        if let Some(angles) = kept
-            .as_ref()
-            .filter(|angles| (angles.past, angles.length) == (past, length))
-        {
-            return Ok(angles.clone());
-        }
-        let angles = Rc::new(Angles {
-            past,
-            length,
-            cos: self.gpu.upload(bytemuck::cast_slice(pass.cos))?,
-            sin: self.gpu.upload(bytemuck::cast_slice(pass.sin))?,
-        });
-        *kept = Some(angles.clone());
-        Ok(angles)
     }
 
     fn norm(
@@ -186,9 +99,7 @@ impl CudaOps {
         .map_err(error::kernel)?;
         Ok(out)
     }
-}
 
-impl CudaOps {
     /// The products of `x` with two weights.
     fn both(&self, x: &Activations, first: &Linear, second: &Linear) -> Result<(Activations, Activations)> {
         match together::apart(&self.gpu, [first, second], (x.address(), x.rows))? {
@@ -198,51 +109,6 @@ impl CudaOps {
             )),
             None => Ok((self.linear(x, first)?, self.linear(x, second)?)),
         }
-    }
-
-    /// Attention of one position a sequence, which joins the cache.
-    fn step_attention(
-        &self,
-        [q, k, v]: [&Activations; 3],
-        shape: &AttentionShape,
-        (tokens, input): (&Tokens, &Input),
-        cache: &mut KeyValues,
-    ) -> Result<Activations> {
-        cache.reserve(&self.gpu, tokens.past, tokens.past + 1)?;
-        let [keys, values] = cache.addresses()?;
-        let out = self.empty(q.rows, q.width)?;
-        let step = Step {
-            q: q.address(),
-            new_k: k.address(),
-            new_v: v.address(),
-            k: keys,
-            v: values,
-            mask: tokens.padded.then_some(tokens.mask),
-            mask_stride: tokens.mask_stride,
-            position: input.position(),
-            angles: (q.to_turn && k.to_turn).then(|| (input.cos(), input.sin())),
-            out: out.address(),
-            workspace: self
-                .steps
-                .workspace(&self.gpu, tokens.batch, shape, cache.capacity())?,
-            capacity: cache.capacity(),
-            batch: tokens.batch,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            window: shape.window,
-            scale: shape.scale,
-        };
-        // SAFETY: queries, keys, values and output are `[batch, width]`, the cache has room for the position, and the
-        // workspace is that of this shape.
-        unsafe {
-            self.gpu
-                .kernels
-                .attention_step
-                .run(&step, self.element, self.gpu.stream())
-        }
-        .map_err(error::kernel)?;
-        Ok(out)
     }
 }
 
@@ -289,53 +155,7 @@ impl Ops for CudaOps {
     }
 
     fn begin(&self, pass: &Pass<'_>) -> Result<Tokens> {
-        self.gpu.bind()?;
-        self.timed.set(false);
-        let tokens = &pass.tokens;
-        let padded = tokens.mask.contains(&0);
-        let (batch, length, past) = (tokens.batch, tokens.length, pass.past);
-        if length == 1 && tokens.cache != Cache::None {
-            let input = self.steps.upload(&self.gpu, pass)?;
-            self.gpu.record(&self.started)?;
-            return Ok(Tokens {
-                ids: input.ids(),
-                last_rows: input.last_rows(),
-                mask: input.mask(),
-                mask_stride: input.mask_stride(),
-                cos: input.cos(),
-                sin: input.sin(),
-                batch,
-                length,
-                past,
-                padded,
-                held: Held::Step(input),
-            });
-        }
-        let rows = batch * length;
-        let mut bytes = Vec::with_capacity((rows + batch) * size_of::<u32>() + tokens.mask.len());
-        bytes.extend_from_slice(bytemuck::cast_slice(tokens.ids));
-        bytes.extend((1..=batch).flat_map(|sequence| ((sequence * length - 1) as u32).to_ne_bytes()));
-        bytes.extend_from_slice(tokens.mask);
-        let angles = self.angles(pass)?;
-        let buffer = self.gpu.upload(&bytes)?;
-        self.gpu.record(&self.started)?;
-        let last_rows = buffer.address() + (rows * size_of::<u32>()) as u64;
-        Ok(Tokens {
-            ids: buffer.address(),
-            last_rows,
-            mask: last_rows + (batch * size_of::<u32>()) as u64,
-            mask_stride: past + length,
-            cos: angles.cos.address(),
-            sin: angles.sin.address(),
-            batch,
-            length,
-            past,
-            padded,
-            held: Held::Pass {
-                _tokens: buffer,
-                _angles: angles,
-            },
-        })
+        self.begin_pass(pass)
     }
 
     fn embed(&self, table: &Linear, tokens: &Tokens) -> Result<Activations> {
@@ -413,47 +233,9 @@ impl Ops for CudaOps {
         v: Activations,
         shape: &AttentionShape,
         tokens: &Tokens,
-        mut cache: Option<&mut KeyValues>,
+        cache: Option<&mut KeyValues>,
     ) -> Result<Activations> {
-        if let (Held::Step(input), Some(cache)) = (&tokens.held, cache.as_deref_mut()) {
-            return self.step_attention([&q, &k, &v], shape, (tokens, input), cache);
-        }
-        let new = [k.address(), v.address()];
-        let ([keys, values], positions_apart) = match cache {
-            None => (new, tokens.length),
-            Some(cache) => {
-                let all = cache.append(&self.gpu, new, tokens.past, tokens.length)?;
-                (all, cache.capacity())
-            }
-        };
-        let out = self.empty(q.rows, q.width)?;
-        let problem = Problem {
-            q: q.address(),
-            k: keys,
-            v: values,
-            mask: tokens.padded.then_some(tokens.mask),
-            out: out.address(),
-            kv_stride: positions_apart * shape.kv_heads * shape.head_dim,
-            batch: tokens.batch,
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            length: tokens.length,
-            past: tokens.past,
-            window: shape.window,
-            causal: shape.causal,
-            scale: shape.scale,
-        };
-        // SAFETY: queries, keys, values and output have the problem's sizes. Rows of heads with a tensor-core kernel are
-        // multiples of 16 bytes.
-        unsafe {
-            self.gpu
-                .kernels
-                .attention
-                .run(&problem, self.element, self.gpu.stream())
-        }
-        .map_err(error::kernel)?;
-        Ok(out)
+        self.attend([&q, &k, &v], shape, tokens, cache)
     }
 
     fn gated_mlp(&self, x: &Activations, gate: &Linear, up: &Linear, down: &Linear) -> Result<Activations> {
