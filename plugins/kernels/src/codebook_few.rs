@@ -381,3 +381,22 @@ impl Few {
         unsafe { Hopper::run(plan, functions, together, (x, tokens), stream) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of every number of warps and every column, by every divisor that a launch has.
+    #[test]
+    fn quotients_are_whole_ones() {
+        for divisor in 1..=16 {
+            for number in 0..=16 {
+                assert_eq!(
+                    (number * over(divisor)) >> 16,
+                    number / divisor as u32,
+                    "{number} / {divisor}"
+                );
+            }
+        }
+    }
+}

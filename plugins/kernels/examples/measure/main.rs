@@ -3,8 +3,8 @@
 //! `cargo run --release -p qbench-kernels --example measure -- [check] [codebook] [int8] [fp8] [quantize]` from
 //! the repository's root; all by default; with `check` the parts that are named are checked and nothing is timed.
 //! Exit code 1 when a kernel is wrong. Times are medians of CUDA-graph replays, weights taken in turn so that none is
-//! found in the cache. A shape (`14336x4096`) checks or times products with weights of it alone, and a number products
-//! of so many tokens alone.
+//! found in the cache. A shape (`14336x4096`) times products with weights of it alone, and a number products of so many
+//! tokens alone; of codebooks and int8 they are also all that is checked.
 #![expect(clippy::print_stdout, reason = "its output is the product")]
 
 mod codebook;

@@ -12,7 +12,8 @@ const TABLE_BYTES: usize = 256 * 256;
 const PLACE_BYTES: usize = 8;
 const SECOND_BYTES: usize = 8;
 
-/// Steps a warp has room for in shared memory: one is multiplied while the others are on their way.
+/// Steps a warp has room for in shared memory, no more than the kernel has barriers for: one is multiplied while the others
+/// are on their way.
 const STAGES: [usize; 2] = [3, 2];
 /// Bytes of a step's codes, and of its scales.
 const CODE_BYTES: usize = TILE * SLICE / 2;
