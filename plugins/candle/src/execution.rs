@@ -1,7 +1,8 @@
 //! How a layout is run on a GPU.
 
 use qbench_kernels::{
-    Codebook, Int8, codebook_few::MOST_TOKENS, codebook_many, dense_few, int8_many, scheme_kernel,
+    Codebook, Element, Int8, codebook_few::MOST_TOKENS, codebook_many, dense_few, int8_few, int8_many,
+    scheme_kernel,
 };
 use qbench_sdk::{
     CudaKernel, DType, Layout,
@@ -73,10 +74,23 @@ pub(crate) fn execution(layout: &Layout, precision: DType, capability: (i32, i32
             layout.cols
         )),
         Layout::Int8Vectorwise(layout) => {
-            let fused = element(precision).is_ok_and(|element| {
-                int8_many::Many::fits(&Int8::at(layout, [0; 3]), element) && major == HOPPER
-            });
-            native(if fused { "int8_many" } else { "int8_any" }.to_owned())
+            let weight = Int8::at(layout, [0; 3]);
+            let known = |knows: fn(&Int8, Element) -> bool| {
+                element(precision).is_ok_and(|element| knows(&weight, element))
+            };
+            let many = if known(int8_many::Many::fits) && major == HOPPER {
+                "int8_many"
+            } else {
+                "int8_any"
+            };
+            native(if known(int8_few::Few::knows) {
+                format!(
+                    "int8_few to {} tokens at most, {many} beyond",
+                    int8_few::MOST_TOKENS
+                )
+            } else {
+                many.to_owned()
+            })
         }
         Layout::ScaledFp8(layout) => fp8::execution(layout, capability),
         Layout::BlockCodebook(_) | Layout::Custom(_) => Execution::Dequantize {

@@ -22,7 +22,8 @@ use candle_core::{
 use qbench_kernels::{
     CUdeviceptr, CUstream, Element, attention::Attention, attention_step::AttentionStep,
     codebook_dequantize::Dequantize, codebook_few, codebook_many, dense_few, elementwise::Elementwise,
-    int8_any, int8_many, int8_quantize, norm::Norm, rope::Rope, rows::Rows, scheme_kernel::SchemeKernels,
+    int8_any, int8_few, int8_many, int8_quantize, norm::Norm, rope::Rope, rows::Rows,
+    scheme_kernel::SchemeKernels,
 };
 use qbench_sdk::{
     DType, Error, Result,
@@ -69,6 +70,7 @@ pub(crate) struct Kernels {
     pub(crate) dequantize: Dequantize,
     pub(crate) elementwise: Elementwise,
     pub(crate) int8_any: int8_any::Any,
+    pub(crate) int8_few: int8_few::Few,
     pub(crate) int8_many: Option<int8_many::Many>,
     pub(crate) int8_quantize: int8_quantize::Quantize,
     pub(crate) norm: Norm,
@@ -317,6 +319,7 @@ impl Kernels {
             dequantize: Dequantize::load()?,
             elementwise: Elementwise::load()?,
             int8_any: int8_any::Any::load()?,
+            int8_few: int8_few::Few::load()?,
             int8_many: int8_many::Many::load()?,
             int8_quantize: int8_quantize::Quantize::load()?,
             norm: Norm::load()?,

@@ -21,7 +21,7 @@ use crate::{
     key_values::KeyValues,
     linear::Linear,
     step::Steps,
-    together,
+    together::{self, Floats},
 };
 
 mod activations;
@@ -242,7 +242,19 @@ impl Ops for CudaOps {
         if let Some(product) = together::gated(&self.gpu, (gate, up), (x.address(), x.rows))? {
             return self.linear(&Activations::new(product, x.rows, gate.rows()), down);
         }
-        let (inner, other) = self.both(x, gate, up)?;
+        // One launch for all three weights, where they become floats.
+        let floats = Floats::of(&self.gpu, &[gate, up, down], x.rows)?;
+        let (inner, other) = match &floats {
+            Some(floats) => {
+                let (inner, other) = (self.empty(x.rows, gate.rows())?, self.empty(x.rows, up.rows())?);
+                for (weight, out) in [&inner, &other].into_iter().enumerate() {
+                    // SAFETY: activations and results are `[rows, cols]` and `[rows, rows of the weight]`.
+                    unsafe { floats.multiply(&self.gpu, weight, (x.address(), x.rows), out.address()) }?;
+                }
+                (inner, other)
+            }
+            None => self.both(x, gate, up)?,
+        };
         let both = (inner.address(), other.address());
         if let Some(buffer) = down.forward_gated(&self.gpu, both, inner.rows)? {
             return Ok(Activations::new(buffer, inner.rows, down.rows()));
@@ -259,7 +271,14 @@ impl Ops for CudaOps {
         }
         .map_err(error::kernel)?;
         drop(other);
-        self.linear(&inner.written(), down)
+        let inner = inner.written();
+        let Some(floats) = floats else {
+            return self.linear(&inner, down);
+        };
+        let out = self.empty(inner.rows, down.rows())?;
+        // SAFETY: as above.
+        unsafe { floats.multiply(&self.gpu, 2, (inner.address(), inner.rows), out.address()) }?;
+        Ok(out)
     }
 
     fn add(&self, x: Activations, y: &Activations) -> Result<Activations> {

@@ -1,7 +1,7 @@
 //! Products of several weights with the same activations: in one launch, or with one quantisation, where that is possible.
 
 use qbench_kernels::{
-    CUdeviceptr, Codebook, Int8,
+    CUdeviceptr, Codebook, Element, Int8,
     codebook_dequantize::Dequantize,
     codebook_few::Together,
     dense_few::{self, Shape},
@@ -60,7 +60,18 @@ pub(crate) fn gated(
     if dense(gpu, &weights, true, (x, tokens), &[out.address(); 2])? {
         return Ok(Some(out));
     }
-    let (Some(codebooks), element) = (codebooks(&weights), element(gate.precision())?) else {
+    let element = element(gate.precision())?;
+    if let Some(int8s) = int8s(&weights) {
+        let few = &gpu.kernels.int8_few;
+        if !int8s.iter().all(|weight| few.fits(weight, tokens, element)) {
+            return Ok(None);
+        }
+        let products: Vec<_> = int8s.into_iter().zip([out.address(); 2]).collect();
+        // SAFETY: as in `int8`.
+        unsafe { few.run(&products, true, (x, tokens), element, gpu.stream()) }.map_err(error::kernel)?;
+        return Ok(Some(out));
+    }
+    let Some(codebooks) = codebooks(&weights) else {
         return Ok(None);
     };
     let few = &gpu.kernels.codebook_few;
@@ -162,70 +173,97 @@ fn codebook(
     Ok(true)
 }
 
+/// Weights that were turned into floats in one launch.
+pub(crate) struct Floats {
+    element: Element,
+    /// Rows, columns, and where the floats lie.
+    weights: Vec<(usize, usize, CUdeviceptr)>,
+    _memory: Buffer,
+}
+
+impl Floats {
+    /// The floats of all weights, where all are codebooks, add no bias, and products of so many tokens need floats.
+    pub(crate) fn of(gpu: &Gpu, weights: &[&Linear], tokens: usize) -> Result<Option<Self>> {
+        let element = element(weights[0].precision())?;
+        let codebooks: Option<Vec<&Codebook>> = weights
+            .iter()
+            .map(|weight| match weight.weight() {
+                Weight::Codebook { codebook, .. } if !weight.has_bias() => {
+                    (!multiplies_codes(gpu, codebook, tokens, element)).then_some(codebook)
+                }
+                _ => None,
+            })
+            .collect();
+        // Each on 256 bytes, which a kernel may ask for.
+        let bytes = |weight: &Codebook| (weight.rows * weight.cols * element.size()).next_multiple_of(256);
+        let Some(codebooks) = codebooks.filter(|weights| {
+            Dequantize::fits_together(weights)
+                && weights.iter().map(|weight| bytes(weight)).sum::<usize>() <= MADE_BYTES
+        }) else {
+            return Ok(None);
+        };
+        let memory = gpu.buffer(codebooks.iter().map(|weight| bytes(weight)).sum())?;
+        let mut at = memory.address();
+        let floats: Vec<(&Codebook, CUdeviceptr)> = codebooks
+            .into_iter()
+            .map(|weight| {
+                let its = at;
+                at += bytes(weight) as u64;
+                (weight, its)
+            })
+            .collect();
+        // SAFETY: the codebooks' buffers were checked at load, and there is room for every row.
+        unsafe {
+            gpu.kernels
+                .dequantize
+                .run_together(&floats, element, gpu.stream())
+        }
+        .map_err(error::kernel)?;
+        let weights = floats
+            .iter()
+            .map(|(weight, at)| (weight.rows, weight.cols, *at))
+            .collect();
+        Ok(Some(Self {
+            element,
+            weights,
+            _memory: memory,
+        }))
+    }
+
+    /// Writes `x · Wᵀ` of a weight, rounded once to the precision.
+    ///
+    /// # Safety
+    /// `x` and `out` have room for so many rows of the weight's columns and rows.
+    pub(crate) unsafe fn multiply(
+        &self,
+        gpu: &Gpu,
+        weight: usize,
+        (x, tokens): (CUdeviceptr, usize),
+        out: CUdeviceptr,
+    ) -> Result<()> {
+        let (rows, cols, floats) = self.weights[weight];
+        let shape = Shape { tokens, rows, cols };
+        // SAFETY: as the caller promises; the floats may just have been made, so they are not settled.
+        unsafe { multiply_dense(gpu, shape, (x, floats, self.element), (out, self.element), false) }
+    }
+}
+
 /// Turns all codebooks into floats in one launch, where products need floats, and multiplies with each.
-fn made(
-    gpu: &Gpu,
-    weights: &[&Linear],
-    (x, tokens): (CUdeviceptr, usize),
-    out: &[CUdeviceptr],
-) -> Result<bool> {
-    let element = element(weights[0].precision())?;
-    let codebooks: Option<Vec<&Codebook>> = weights
-        .iter()
-        .map(|weight| match weight.weight() {
-            Weight::Codebook { codebook, .. } => {
-                (!multiplies_codes(gpu, codebook, tokens, element)).then_some(codebook)
-            }
-            _ => None,
-        })
-        .collect();
-    // Each on 256 bytes, which a kernel may ask for.
-    let bytes = |weight: &Codebook| (weight.rows * weight.cols * element.size()).next_multiple_of(256);
-    let Some(codebooks) = codebooks.filter(|weights| {
-        Dequantize::fits_together(weights)
-            && weights.iter().map(|weight| bytes(weight)).sum::<usize>() <= MADE_BYTES
-    }) else {
+fn made(gpu: &Gpu, weights: &[&Linear], x: (CUdeviceptr, usize), out: &[CUdeviceptr]) -> Result<bool> {
+    let Some(floats) = Floats::of(gpu, weights, x.1)? else {
         return Ok(false);
     };
-    let memory = gpu.buffer(codebooks.iter().map(|weight| bytes(weight)).sum())?;
-    let mut at = memory.address();
-    let floats: Vec<(&Codebook, CUdeviceptr)> = codebooks
-        .into_iter()
-        .map(|weight| {
-            let its = at;
-            at += bytes(weight) as u64;
-            (weight, its)
-        })
-        .collect();
-    // SAFETY: the codebooks' buffers were checked at load, and there is room for every row.
-    unsafe {
-        gpu.kernels
-            .dequantize
-            .run_together(&floats, element, gpu.stream())
-    }
-    .map_err(error::kernel)?;
-    for ((weight, floats), out) in floats.into_iter().zip(out) {
-        let shape = Shape {
-            tokens,
-            rows: weight.rows,
-            cols: weight.cols,
-        };
-        // SAFETY: activations and results have the sizes told; the floats were just made, so they are not settled.
-        unsafe { multiply_dense(gpu, shape, (x, floats, element), (*out, element), false) }?;
+    for (weight, out) in out.iter().enumerate() {
+        // SAFETY: activations and results have the sizes told.
+        unsafe { floats.multiply(gpu, weight, x, *out) }?;
     }
     Ok(true)
 }
 
-/// Quantises the activations once for all weights.
-fn int8(
-    gpu: &Gpu,
-    weights: &[&Linear],
-    (x, tokens): (CUdeviceptr, usize),
-    out: &[CUdeviceptr],
-) -> Result<bool> {
-    let element = element(weights[0].precision())?;
+/// The weights in signed bytes, if all are, with equal thresholds.
+fn int8s<'a>(weights: &[&'a Linear]) -> Option<Vec<&'a Int8>> {
     let mut first = None;
-    let weights: Option<Vec<&Int8>> = weights
+    weights
         .iter()
         .map(|weight| match weight.weight() {
             Weight::Int8 { int8, threshold, .. } => {
@@ -233,8 +271,28 @@ fn int8(
             }
             _ => None,
         })
-        .collect();
-    let (Some(weights), Some(many)) = (weights, &gpu.kernels.int8_many) else {
+        .collect()
+}
+
+/// Quantises the activations once for all weights, in the launch that multiplies where they are few.
+fn int8(
+    gpu: &Gpu,
+    weights: &[&Linear],
+    (x, tokens): (CUdeviceptr, usize),
+    out: &[CUdeviceptr],
+) -> Result<bool> {
+    let element = element(weights[0].precision())?;
+    let Some(weights) = int8s(weights) else {
+        return Ok(false);
+    };
+    let few = &gpu.kernels.int8_few;
+    if weights.iter().all(|weight| few.fits(weight, tokens, element)) {
+        let products: Vec<_> = weights.into_iter().zip(out.iter().copied()).collect();
+        // SAFETY: the weights' buffers were checked and written at load; activations and results have the sizes told.
+        unsafe { few.run(&products, false, (x, tokens), element, gpu.stream()) }.map_err(error::kernel)?;
+        return Ok(true);
+    }
+    let Some(many) = &gpu.kernels.int8_many else {
         return Ok(false);
     };
     let Some(largest) = weights.iter().max_by_key(|weight| weight.rows).filter(|_| {

@@ -5,6 +5,7 @@
 #include "overlap.cuh"
 #include "products.cuh"
 #include "scales.cuh"
+#include "silu.cuh"
 
 // A block of threads a multiprocessor owns tiles of 16 rows of W. Its warps share the columns in slices of 256: a warp
 // keeps its slice of X in registers and goes over the tiles, a step each; where there are more slices than warps it does
@@ -460,7 +461,7 @@ static __device__ __forceinline__ void few(const Few& p) {
                 if (p.gated) {
                     const u32 its = row / TILE * 2 * TILE + row % TILE;
                     const float gate = T::widen(whole(token, its)), up = T::widen(whole(token, its + TILE));
-                    value = T::narrow(gate / (1.0f + expf(-gate)) * up);
+                    value = T::narrow(silu_times(gate, up));
                 } else {
                     value = whole(token, row);
                 }

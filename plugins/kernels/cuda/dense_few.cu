@@ -7,6 +7,7 @@
 #include "numbers.cuh"
 #include "overlap.cuh"
 #include "packs.cuh"
+#include "silu.cuh"
 
 static constexpr int WARPS = 4;
 static constexpr int MOST_PARTS = 3;
@@ -111,8 +112,7 @@ static __device__ __forceinline__ void few(const Few &p) {
     const Place to = place(first_slot + mine);
     typename Y::storage value = whole(mine);
     if (p.gated) {
-        const float gate = Y::widen(value);
-        value = Y::narrow(gate / (1.0f + expf(-gate)) * Y::widen(whole(mine + 1)));
+        value = Y::narrow(silu_times(Y::widen(value), Y::widen(whole(mine + 1))));
     }
     static_cast<typename Y::storage *>(to.part.y)[static_cast<u64>(token) * to.part.rows + to.row] = value;
 }

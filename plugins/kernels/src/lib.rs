@@ -27,6 +27,7 @@ pub mod fp8_product;
 pub mod fp8_quantize;
 mod int8;
 pub mod int8_any;
+pub mod int8_few;
 pub mod int8_many;
 pub mod int8_quantize;
 pub mod libraries;

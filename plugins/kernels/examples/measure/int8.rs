@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use qbench_kernels::{
     Element, Int8,
+    int8_few::Few,
     int8_many::Many,
     int8_quantize::{Activations, Quantize},
 };
@@ -10,7 +11,7 @@ use qbench_sdk::layout::int8::quantize_activations;
 
 use crate::{
     Chosen,
-    device::{Buffer, Device, Result},
+    device::{Buffer, Device, Recorded, Result},
     random::Random,
 };
 
@@ -22,6 +23,7 @@ const SAMPLES: usize = 600;
 
 pub(crate) struct Kernels {
     quantize: Quantize,
+    few: Few,
     many: Option<Many>,
 }
 
@@ -29,6 +31,7 @@ impl Kernels {
     pub(crate) fn load() -> Result<Self> {
         Ok(Self {
             quantize: Quantize::load()?,
+            few: Few::load()?,
             many: Many::load()?,
         })
     }
@@ -100,11 +103,12 @@ pub(crate) fn check(device: &Device, kernels: &Kernels, chosen: &Chosen) -> Resu
         (257, 336),
         (1000, 1632),
         (768, 3072),
+        (64, 4624),
         (384, 130),
     ];
     for (rows, cols) in chosen.shapes(&shapes) {
         // What is named is checked, however long it takes.
-        let all = [1, 7, 16, 17, 50, 100, 200, 300, 2100];
+        let all = [1, 2, 3, 4, 7, 16, 17, 50, 100, 200, 300, 2100];
         let short = all.iter().filter(|tokens| *tokens * cols <= 1_000_000);
         for tokens in chosen.tokens(&short.copied().collect::<Vec<_>>()) {
             // The last two leave out whole steps of integers.
@@ -198,12 +202,24 @@ fn product(
         if !(0..tokens).all(|token| word(quantized.scales, token) == reference.scales[token].to_bits()) {
             wrong(&format!("{element:?} scales"));
         }
-        let Some(many) = kernels.many.as_ref().filter(|_| for_many) else {
-            continue;
-        };
-        let y = Buffer::<u16>::poisoned(tokens * rows)?;
-        // SAFETY: as above; filled on the same stream.
-        unsafe { many.run(&weight, &quantized, tokens, y.at, element, device.stream)? };
+        let mut products = Vec::new();
+        if let Some(many) = kernels.many.as_ref().filter(|_| for_many) {
+            let y = Buffer::<u16>::poisoned(tokens * rows)?;
+            // SAFETY: as above; filled on the same stream.
+            unsafe { many.run(&weight, &quantized, tokens, y.at, element, device.stream)? };
+            products.push(("many", y));
+        }
+        if kernels.few.fits(&weight, tokens, element) {
+            let y = Buffer::<u16>::poisoned(tokens * rows)?;
+            let weights = [(&weight, y.at)];
+            // SAFETY: as above.
+            unsafe {
+                kernels
+                    .few
+                    .run(&weights, false, (x.at, tokens), element, device.stream)?;
+            };
+            products.push(("few", y));
+        }
         device.wait()?;
         let narrow = |value: f32| match element {
             Element::BF16 => bf16::from_f32(value).to_bits(),
@@ -213,45 +229,47 @@ fn product(
             Element::BF16 => bf16::from_bits(bits).to_f32(),
             _ => f16::from_bits(bits).to_f32(),
         };
-        let found = y.read()?;
-        let (mut difference, mut norm, mut unequal) = (0.0, 0.0, 0);
-        let samples = (tokens * rows).min(SAMPLES);
-        for sample in 0..samples {
-            let at = if samples < SAMPLES {
-                sample
-            } else {
-                random.below(tokens * rows)
-            };
-            let (token, row) = (at / rows, at % rows);
-            let weights = &stored.host_codes[row * cols..][..cols];
-            let codes = &reference.codes[token * cols..][..cols];
-            let integer: i32 = weights
-                .iter()
-                .zip(codes)
-                .map(|(w, x)| i32::from(*w) * i32::from(*x))
-                .sum();
-            let scale = reference.scales[token] * stored.host_scales[row];
-            let first = narrow(integer as f32 * scale * qbench_sdk::layout::int8::PRODUCT_STEP);
-            let second: f64 = reference
-                .outlier_columns
-                .iter()
-                .map(|col| {
-                    let w = f32::from(weights[*col]) * stored.host_scales[row] * (1.0 / 127.0);
-                    f64::from(widen(narrow(w))) * f64::from(values[token * cols + col])
-                })
-                .sum();
-            let expected = f64::from(widen(first)) + second;
-            let found_value = f64::from(widen(found[at]));
-            unequal += usize::from(reference.outlier_columns.is_empty() && found[at] != first);
-            difference += (found_value - expected).powi(2);
-            norm += expected * expected;
-        }
-        let error = (difference / norm.max(1e-30)).sqrt();
-        // Without outliers the integer part is all there is, and the same bits.
-        if unequal > 0 || error.is_nan() || error >= TOLERANCE {
-            wrong(&format!(
-                "{element:?} product: error {error:.2e}, {unequal} of {samples} bits"
-            ));
+        for (kernel, y) in &products {
+            let found = y.read()?;
+            let (mut difference, mut norm, mut unequal) = (0.0, 0.0, 0);
+            let samples = (tokens * rows).min(SAMPLES);
+            for sample in 0..samples {
+                let at = if samples < SAMPLES {
+                    sample
+                } else {
+                    random.below(tokens * rows)
+                };
+                let (token, row) = (at / rows, at % rows);
+                let weights = &stored.host_codes[row * cols..][..cols];
+                let codes = &reference.codes[token * cols..][..cols];
+                let integer: i32 = weights
+                    .iter()
+                    .zip(codes)
+                    .map(|(w, x)| i32::from(*w) * i32::from(*x))
+                    .sum();
+                let scale = reference.scales[token] * stored.host_scales[row];
+                let first = narrow(integer as f32 * scale * qbench_sdk::layout::int8::PRODUCT_STEP);
+                let second: f64 = reference
+                    .outlier_columns
+                    .iter()
+                    .map(|col| {
+                        let w = f32::from(weights[*col]) * stored.host_scales[row] * (1.0 / 127.0);
+                        f64::from(widen(narrow(w))) * f64::from(values[token * cols + col])
+                    })
+                    .sum();
+                let expected = f64::from(widen(first)) + second;
+                let found_value = f64::from(widen(found[at]));
+                unequal += usize::from(reference.outlier_columns.is_empty() && found[at] != first);
+                difference += (found_value - expected).powi(2);
+                norm += expected * expected;
+            }
+            let error = (difference / norm.max(1e-30)).sqrt();
+            // Without outliers the integer part is all there is, and the same bits.
+            if unequal > 0 || error.is_nan() || error >= TOLERANCE {
+                wrong(&format!(
+                    "{element:?} product of {kernel}: error {error:.2e}, {unequal} of {samples} bits"
+                ));
+            }
         }
     }
     Ok(failures)
@@ -279,7 +297,9 @@ pub(crate) fn time(
     let first = Buffer::of(&dense_values)?;
     let dense: Vec<Buffer<bf16>> = (0..copies.min(8)).map(|_| first.copy()).collect::<Result<_>>()?;
     println!("int8 {rows} x {cols}");
-    println!("  tokens   cuBLAS  quantise   product      all  x cuBLAS   8 outlier columns  x none");
+    println!(
+        "  tokens   cuBLAS  quantise   product      all  x cuBLAS   8 outlier columns  x none       few  8 outl.  x cuBLAS"
+    );
     for tokens in tokens.iter().copied() {
         let y = Buffer::<u16>::poisoned(tokens * rows)?;
         let element = Element::BF16;
@@ -315,26 +335,40 @@ pub(crate) fn time(
             device.dense(dense[turn % dense.len()].at, (rows, cols), x.at, tokens, y.at)
         })?;
         let quantizing = device.record(count, |turn| quantize(&x, turn))?;
-        let line = device.time_in_turn(
-            &[
-                &dense,
-                &quantizing,
-                // Of what the one before has quantised.
-                &device.record(count, product)?,
-                &both(&x)?,
-                &both(&x_outliers)?,
-            ],
-            replays,
-        )?;
+        // Of what the one before has quantised.
+        let alone = device.record(count, product)?;
+        let (all, all_outliers) = (both(&x)?, both(&x_outliers)?);
+        let few = |x: &Buffer<bf16>| -> Result<Option<Recorded>> {
+            if !kernels.few.fits(&weights[0], tokens, element) {
+                return Ok(None);
+            }
+            let launch = |turn: usize| {
+                let weight = [(&weights[turn % copies], y.at)];
+                // SAFETY: the buffers are as long as the shape says.
+                unsafe {
+                    kernels
+                        .few
+                        .run(&weight, false, (x.at, tokens), element, device.stream)
+                }
+            };
+            device.record(count, launch).map(Some)
+        };
+        let fews = [few(&x)?, few(&x_outliers)?];
+        let mut timed = vec![&dense, &quantizing, &alone, &all, &all_outliers];
+        timed.extend(fews.iter().flatten());
+        let line = device.time_in_turn(&timed, replays)?;
+        let few = line.get(5).map_or(String::new(), |few| {
+            format!("{few:8.2} {:8.2}   {:6.3}", line[6], line[0] / few)
+        });
         println!(
-            "  {tokens:6} {:8.2} {:9.2} {:9.2} {:8.2}    {:6.3}            {:8.2}   {:6.3}",
+            "  {tokens:6} {:8.2} {:9.2} {:9.2} {:8.2}    {:6.3}            {:8.2}   {:6.3}  {few}",
             line[0],
             line[1],
             line[2],
             line[3],
             line[0] / line[3],
             line[4],
-            line[4] / line[3]
+            line[4] / line[3],
         );
     }
     Ok(())

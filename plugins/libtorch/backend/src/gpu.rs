@@ -12,7 +12,7 @@ use qbench_kernels::{
     dense_few::{self, Shape},
     elementwise::Elementwise,
     fp8_product::{self, Choice, Product},
-    fp8_quantize, int8_any, int8_many,
+    fp8_quantize, int8_any, int8_few, int8_many,
     int8_quantize::{self, Activations},
     norm::Norm,
     rope::{Heads, Rope},
@@ -47,6 +47,7 @@ pub(crate) struct Gpu {
     dequantize: Dequantize,
     elementwise: Elementwise,
     int8_any: int8_any::Any,
+    int8_few: int8_few::Few,
     int8_many: Option<int8_many::Many>,
     int8_quantize: int8_quantize::Quantize,
     norm: Norm,
@@ -68,14 +69,23 @@ pub(crate) fn fuses_codebook(layout: &BlockCodebook, precision: DType, major: i3
             .is_ok_and(|element| codebook_many::Many::fits(&Codebook::at(layout, &[0; 6]), element))
 }
 
-/// The kernel that multiplies int8 weights of this layout.
-pub(crate) fn int8_kernel(layout: &Int8Vectorwise, precision: DType, major: i32) -> &'static str {
+/// The kernels that multiply int8 weights of this layout.
+pub(crate) fn int8_kernel(layout: &Int8Vectorwise, precision: DType, major: i32) -> String {
     let weight = Int8::at(layout, [0; 3]);
-    let fused = element(precision).is_ok_and(|element| int8_many::Many::fits(&weight, element));
-    if fused && major == HOPPER {
+    let known =
+        |knows: fn(&Int8, Element) -> bool| element(precision).is_ok_and(|element| knows(&weight, element));
+    let many = if known(int8_many::Many::fits) && major == HOPPER {
         "int8_many"
     } else {
         "int8_any"
+    };
+    if known(int8_few::Few::knows) {
+        format!(
+            "int8_few to {} tokens at most, {many} beyond",
+            int8_few::MOST_TOKENS
+        )
+    } else {
+        many.to_owned()
     }
 }
 
@@ -97,6 +107,7 @@ impl Gpu {
                 dequantize: Dequantize::load()?,
                 elementwise: Elementwise::load()?,
                 int8_any: int8_any::Any::load()?,
+                int8_few: int8_few::Few::load()?,
                 int8_many: int8_many::Many::load()?,
                 int8_quantize: int8_quantize::Quantize::load()?,
                 norm: Norm::load()?,
@@ -213,10 +224,20 @@ impl Gpu {
         let [codes, scales, threshold, ..] = addresses(held)?;
         let weight = Int8::at(&Int8Vectorwise { rows, cols }, [codes, scales, threshold]);
         let (tokens, _) = sizes(x);
-        let workspace = self.bytes(Activations::new(0, &weight, tokens, self.element).bytes)?;
-        let mut activations = Activations::new(address(&workspace)?, &weight, tokens, self.element);
         let y = self.empty(&[tokens as i64, rows as i64], out)?;
         let (x, to) = (address(x)?, (address(&y)?, self.element_of(out)));
+        if bias.is_none() && to.1 == self.element && self.int8_few.fits(&weight, tokens, self.element) {
+            let product = [(&weight, to.0)];
+            // SAFETY: the weight's buffers were checked and written at load; input and output have the sizes told.
+            unsafe {
+                self.int8_few
+                    .run(&product, false, (x, tokens), self.element, self.stream)
+            }
+            .map_err(kernel)?;
+            return Ok(y);
+        }
+        let workspace = self.bytes(Activations::new(0, &weight, tokens, self.element).bytes)?;
+        let mut activations = Activations::new(address(&workspace)?, &weight, tokens, self.element);
         let many = self.int8_many.as_ref().filter(|_| {
             bias.is_none() && to.1 == self.element && int8_many::Many::fits(&weight, self.element)
         });

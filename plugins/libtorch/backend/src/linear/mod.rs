@@ -116,7 +116,7 @@ pub(crate) fn execution(layout: &Layout, precision: DType, means: Means) -> Exec
             layout.cols
         )),
         Layout::Int8Vectorwise(layout) => native(match own {
-            Some((major, _)) => gpu::int8_kernel(layout, precision, major).to_owned(),
+            Some((major, _)) => gpu::int8_kernel(layout, precision, major),
             None => integer_kernel(means),
         }),
         Layout::ScaledFp8(_) if multiplies_fp8(own) => native("fp8_quantize, cuBLASLt e4m3".to_owned()),
