@@ -4,17 +4,20 @@
 #include "overlap.cuh"
 #include "scales.cuh"
 
-static constexpr int BLOCKS = 5;  // of threads that a multiprocessor has room for
+static constexpr int THREADS = 256;
+static constexpr int BLOCKS = 8;  // of threads that a multiprocessor has room for
+static constexpr int WORDS = 2;   // of codes, eight each, that a thread turns into elements
 
-// Eight elements from four bytes of codes.
-template <class T>
-static __device__ __forceinline__ void put(typename T::storage* out, u32 word, float scale, const float* table,
-                                           u32 low_first) {
+// Eight elements from four bytes of codes. All threads of a warp take part: each holds the table's value of its lane.
+static __device__ __forceinline__ void elements(float (&value)[8], u32 word, float scale, float entry, u32 low_first) {
     // Element 2j in the lower nibble of byte j, 2j + 1 in the upper.
     if (!low_first) word = (word & 0x0f0f0f0fu) << 4 | (word >> 4 & 0x0f0f0f0fu);
-    float value[8];
 #pragma unroll
-    for (int j = 0; j < 8; j++) value[j] = __fmul_rn(table[word >> (4 * j) & 15], scale);
+    for (int j = 0; j < 8; j++) value[j] = __fmul_rn(__shfl_sync(~0u, entry, word >> (4 * j), 16), scale);
+}
+
+template <class T>
+static __device__ __forceinline__ void put(typename T::storage* out, const float (&value)[8]) {
     if constexpr (sizeof(typename T::storage) == 4) {
         float4* to = reinterpret_cast<float4*>(out);
         to[0] = make_float4(value[0], value[1], value[2], value[3]);
@@ -42,53 +45,39 @@ struct Together {
     Flat parts[MOST_TOGETHER];
 };
 
-// A thread has AHEAD words of codes on their way, each for eight elements, while it turns as many into elements.
+// A block of threads turns its share of the codes, all of which are on their way at once, into elements, and ends: the next
+// block's codes are on their way by then, which keeps more of them so than one block that goes on would.
 template <class T>
 static __device__ __forceinline__ void dequantize_flat(const Flat& p) {
-    constexpr int AHEAD = 4;
     typename T::storage* const out = static_cast<typename T::storage*>(p.out);
-    const u32 block_shift = p.block_shift, low_first = p.low_first;
-    const u64 first = p.first, count = p.count;
-    // Sixteen floats lie in sixteen banks: any mix of codes is read without a conflict.
-    __shared__ float table[16];
-    if (threadIdx.x < 16) table[threadIdx.x] = p.codebook[threadIdx.x];
-    __syncthreads();
-    // The blocks at work are neighbours, and a small matrix is enough for all of them.
-    const u64 whole = count / 8 * 8, stride = static_cast<u64>(gridDim.x) * blockDim.x * 8;
-    u64 start = (static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x) * 8;
-    u32 word[AHEAD];
-    float scale[AHEAD];
-    auto fetch = [&](u64 from) {
+    const u64 start = static_cast<u64>(blockIdx.x) * (THREADS * WORDS * 8), whole = p.count / 8 * 8;
+    if (start >= p.count) return;
+    const float entry = __ldg(p.codebook + threadIdx.x % 16);
+    u32 word[WORDS] = {};
+    float scale[WORDS] = {};
+    auto place = [&](int j) { return start + (j * THREADS + threadIdx.x) * 8; };
 #pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            const u64 i = from + j * stride;
-            if (i < whole) {
-                word[j] = __ldcs(reinterpret_cast<const u32*>(p.codes + (first + i) / 2));
-                scale[j] = scale_of(p.scales, static_cast<u32>((first + i) >> block_shift));
-            }
-        }
-    };
-    fetch(start);
-    // What is written may still be read until then.
-    end_of_overlap();
-    while (start < whole) {
-        const u64 at = start;
-        u32 now[AHEAD];
-        float its_scale[AHEAD];
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) now[j] = word[j], its_scale[j] = scale[j];
-        start += stride * AHEAD;
-        fetch(start);
-#pragma unroll
-        for (int j = 0; j < AHEAD; j++) {
-            const u64 i = at + j * stride;
-            if (i < whole) put<T>(out + i, now[j], its_scale[j], table, low_first);
+    for (int j = 0; j < WORDS; j++) {
+        const u64 i = place(j);
+        if (i < whole) {
+            word[j] = __ldcs(reinterpret_cast<const u32*>(p.codes + (p.first + i) / 2));
+            scale[j] = scale_of(p.scales, static_cast<u32>((p.first + i) >> p.block_shift));
         }
     }
-    if (blockIdx.x == 0 && threadIdx.x < count - whole) {
-        u64 i = whole + threadIdx.x;
-        u32 byte = p.codes[(first + i) / 2], code = ((i & 1) == low_first ? byte >> 4 : byte) & 15;
-        out[i] = T::narrow(__fmul_rn(table[code], scale_of(p.scales, static_cast<u32>((first + i) >> block_shift))));
+    // What is written may still be read until then.
+    end_of_overlap();
+#pragma unroll
+    for (int j = 0; j < WORDS; j++) {
+        float value[8];
+        elements(value, word[j], scale[j], entry, p.low_first);
+        const u64 i = place(j);
+        if (i < whole) put<T>(out + i, value);
+    }
+    const u64 i = whole + threadIdx.x;
+    if (blockIdx.x == 0 && i < p.count) {
+        u32 byte = p.codes[(p.first + i) / 2], code = ((i & 1) == p.low_first ? byte >> 4 : byte) & 15;
+        out[i] = T::narrow(__fmul_rn(p.codebook[code],
+                                     scale_of(p.scales, static_cast<u32>((p.first + i) >> p.block_shift))));
     }
 }
 
@@ -113,11 +102,11 @@ static __device__ __forceinline__ void dequantize_any(typename T::storage* out, 
 }
 
 #define KERNELS(name, type)                                                                                        \
-    extern "C" __global__ void __launch_bounds__(256, BLOCKS)                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)                                                  \
         codebook_dequantize_flat_##name(const __grid_constant__ Together p) {                                      \
         dequantize_flat<type>(p.parts[blockIdx.y]);                                                                \
     }                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(256)                                                              \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                          \
         codebook_dequantize_any_##name(type::storage* out, const u8* codes, const float* codebook, Scales scales,  \
                                        u64 first_row, u64 rows, u32 cols, u32 block, u32 row_blocks,               \
                                        u32 low_first) {                                                            \

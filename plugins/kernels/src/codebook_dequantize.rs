@@ -11,11 +11,14 @@ use crate::{
 /// Weights that one launch can turn into elements.
 pub const MOST_WEIGHTS: usize = 3;
 
+// As in `cuda/codebook_dequantize.cu`.
 const THREADS: u32 = 256;
-/// Elements a thread in the fast kernel.
+/// Words of codes a thread in the fast kernel.
+const WORDS: usize = 2;
+/// Elements a word.
 const STEP: usize = 8;
 /// Blocks of threads that a multiprocessor has room for.
-const BLOCKS: u32 = 5;
+const BLOCKS: u32 = 8;
 
 /// `struct Flat` of `cuda/codebook_dequantize.cu`.
 #[repr(C)]
@@ -141,6 +144,7 @@ impl Dequantize {
             }
         }
     }
+
     /// Whether [`run_together`](Self::run_together) can turn all these weights into elements.
     pub fn fits_together(weights: &[&Codebook]) -> bool {
         (1..=MOST_WEIGHTS).contains(&weights.len())
@@ -178,7 +182,7 @@ impl Dequantize {
     /// One to [`MOST_WEIGHTS`] parts.
     unsafe fn run_flat(&self, parts: &[Flat], element: Element, stream: CUstream) -> Result<()> {
         let most = parts.iter().map(|part| part.count as usize).max().unwrap_or(0);
-        let blocks = most.div_ceil(STEP * THREADS as usize).min(self.blocks as usize);
+        let blocks = most.div_ceil(STEP * WORDS * THREADS as usize);
         if blocks == 0 {
             return Ok(());
         }

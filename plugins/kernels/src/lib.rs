@@ -11,7 +11,6 @@
 pub mod attention;
 pub mod attention_step;
 mod codebook;
-pub mod codebook_dense;
 pub mod codebook_dequantize;
 pub mod codebook_few;
 mod codebook_few_any;

@@ -10,14 +10,17 @@ use crate::{
     random::Random,
 };
 
-/// ‖y - reference‖ / ‖reference‖ that rounding the table's values, the weights and the output to 8 bits of mantissa explains:
-/// each is off by 2^-9 = 2.0e-3 at most, of which all 16 values of a table may be off the same way, the others at random.
+/// The [`error`] that rounding the table's values, the weights and the output to 8 bits of mantissa explains: each is off by
+/// 2^-9 = 2.0e-3 at most, of which all 16 values of a table may be off the same way, the others at random.
 const TOLERANCE: f64 = 4.0e-3;
 
 /// Elements of a product that are computed in f64.
 const SAMPLES: usize = 600;
 
 /// Relative error of up to [`SAMPLES`] elements of `y`; infinite when one is no number.
+///
+/// Relative to the norm that sums of the same terms with signs at random have: what rounding the terms changes is a share
+/// of that, whereas a handful of sums may happen to be small.
 fn error(random: &mut Random, stored: &Stored, x: &[f32], tokens: usize, y: &[f32]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
     if y.iter().any(|value| !value.is_finite()) {
@@ -27,11 +30,13 @@ fn error(random: &mut Random, stored: &Stored, x: &[f32], tokens: usize, y: &[f3
     for sample in 0..all.min(SAMPLES) {
         let at = if all <= SAMPLES { sample } else { random.below(all) };
         let (token, row) = (at / stored.rows, at % stored.rows);
-        let exact: f64 = (0..stored.cols)
-            .map(|col| f64::from(stored.element(row, col)) * f64::from(x[token * stored.cols + col]))
-            .sum();
+        let terms = (0..stored.cols)
+            .map(|col| f64::from(stored.element(row, col)) * f64::from(x[token * stored.cols + col]));
+        let (exact, squares) = terms.fold((0.0, 0.0), |(sum, squares), term| {
+            (sum + term, squares + term * term)
+        });
         difference += (f64::from(y[at]) - exact).powi(2);
-        norm += exact * exact;
+        norm += squares;
     }
     (difference / norm).sqrt()
 }

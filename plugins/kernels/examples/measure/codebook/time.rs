@@ -1,7 +1,7 @@
 //! Products with weights that no cache holds, beside cuBLAS.
 
 use half::bf16;
-use qbench_kernels::{Codebook, Element, Scales, codebook_dense, codebook_many::Many};
+use qbench_kernels::{Codebook, Element, Scales, codebook_many::Many};
 
 use super::{Kernels, stored::Stored};
 use crate::{
@@ -120,23 +120,15 @@ impl Timed<'_> {
         self.device.record(self.count, launch).map(Some)
     }
 
+    /// The weight turned into floats, and those multiplied.
     fn dequantized(&self, weight: impl Fn(usize) -> Codebook) -> Result<Recorded> {
+        let (dequantize, stream) = (&self.kernels.dequantize, self.device.stream);
+        let (rows, cols) = (self.copies.plain.rows, self.copies.plain.cols);
         self.device.record(self.count, |turn| {
-            // SAFETY: the buffers are as long as the shape says, and cuBLAS works on the device's stream.
-            unsafe {
-                codebook_dense::run(
-                    &self.kernels.dequantize,
-                    self.device.blas,
-                    &weight(turn),
-                    self.copies.plain.rows,
-                    self.x.at,
-                    self.tokens,
-                    self.y.at,
-                    Element::BF16,
-                    self.memory.at,
-                    self.device.stream,
-                )
-            }
+            // SAFETY: the buffers are as long as the shape says.
+            unsafe { dequantize.run(&weight(turn), 0..rows, self.memory.at, Element::BF16, stream)? };
+            self.device
+                .dense(self.memory.at, (rows, cols), self.x.at, self.tokens, self.y.at)
         })
     }
 }
@@ -160,7 +152,7 @@ pub(crate) fn time(
         copies.bytes() as f64 / 1e6
     );
     println!(
-        "  tokens   cuBLAS      few  read rate    coded     many    coded  dequant.+cuBLAS  best / cuBLAS"
+        "  tokens   cuBLAS      few  read rate    coded     many    coded  dequant.+cuBLAS    coded  best / cuBLAS"
     );
     let mut random = Random(7);
     for tokens in tokens.iter().copied() {
@@ -173,14 +165,13 @@ pub(crate) fn time(
             .many
             .as_ref()
             .map_or(0, |many| many.workspace(&copies.plain(0), tokens));
-        let dense = codebook_dense::workspace(&copies.plain(0), rows, Element::BF16);
         let timed = Timed {
             device,
             kernels,
             copies: &copies,
             x: Buffer::of(&random.normals(tokens * cols))?,
             y: Buffer::poisoned(tokens * rows)?,
-            memory: Buffer::poisoned(workspace.max(dense))?,
+            memory: Buffer::poisoned(workspace.max(rows * cols * Element::BF16.size()))?,
             tokens,
             count,
         };
@@ -192,13 +183,23 @@ pub(crate) fn time(
             timed.many(plain)?,
             timed.many(coded)?,
             Some(timed.dequantized(plain)?),
+            Some(timed.dequantized(coded)?),
         ];
         let there: Vec<_> = all.iter().flatten().collect();
         let mut times = device.time_in_turn(&there, replays)?.into_iter();
         let times = all
             .each_ref()
             .map(|recorded| recorded.as_ref().and_then(|_| times.next()));
-        let [Some(blas), few, few_coded, many, many_coded, Some(dequantized)] = times else {
+        let [
+            Some(blas),
+            few,
+            few_coded,
+            many,
+            many_coded,
+            Some(dequantized),
+            Some(dequantized_coded),
+        ] = times
+        else {
             unreachable!("cuBLAS runs everywhere");
         };
         let best = [few, many].into_iter().flatten().fold(dequantized, f64::min);
@@ -207,7 +208,7 @@ pub(crate) fn time(
             format!("{:.1} %", copies.bytes() as f64 / few / 10.0 / read)
         });
         println!(
-            "  {tokens:6} {blas:8.2} {}  {share:>9} {} {} {}         {dequantized:8.2}          {:5.2} x",
+            "  {tokens:6} {blas:8.2} {}  {share:>9} {} {} {}         {dequantized:8.2}  {dequantized_coded:8.2}          {:5.2} x",
             show(few),
             show(few_coded),
             show(many),
