@@ -2,17 +2,18 @@
 // targets: sm_80 sm_90 sm_100 sm_120 compute_80
 //
 // A block of threads a multiprocessor quantises X for itself, in shared memory, while the first codes of W are on their way;
-// then a warp takes a row of W after another. Outlier columns are multiplied in the element's type where they are found, W's
-// dequantised. One launch multiplies with up to three weights of as many columns, row after row; or with two whose rows
-// alternate, of which the first's product, through silu, gates the second's.
+// then a warp takes a row of W after another. Outlier columns are multiplied in the element's type, W's dequantised: each by
+// a lane where they are few, else where they are found. One launch multiplies with up to three weights of as many columns,
+// row after row; or with two whose rows alternate, of which the first's product, through silu, gates the second's.
 #include "numbers.cuh"
 #include "overlap.cuh"
 #include "silu.cuh"
 
-static constexpr int WARPS = 32;
+static constexpr int WARPS = 24;  // more would leave a thread too few registers
 static constexpr int THREADS = WARPS * 32;
 static constexpr int MOST_PARTS = 3;
 static constexpr int WORD = 16;  // codes a lane reads at once
+static constexpr u32 MOST_LISTED = 128;  // outlier columns that are listed
 static constexpr float PRODUCT_STEP = 1.0f / (127.0f * 127.0f);
 
 // One weight.
@@ -38,7 +39,32 @@ static __device__ __forceinline__ u32 largest(u32 value, u32* warps) {
     value = __reduce_max_sync(~0u, value);
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = value;
     __syncthreads();
-    return __reduce_max_sync(~0u, warps[threadIdx.x % 32]);
+    return __reduce_max_sync(~0u, warps[threadIdx.x % 32 % WARPS]);
+}
+
+// Lists the columns whose flags are set, in order, if they are not too many; returns how many there are. For all threads.
+static __device__ __forceinline__ u32 list_columns(const u32* flags, u32 cols, u32* columns, u32* warps) {
+    const u32 words = (cols + 31) / 32, share = (words + THREADS - 1) / THREADS;
+    const u32 first = min(threadIdx.x * share, words), last = min(first + share, words);
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    u32 mine = 0;
+    for (u32 i = first; i < last; i++) mine += __popc(flags[i]);
+    u32 until = mine;  // up to this lane, in this warp
+#pragma unroll
+    for (int offset = 1; offset < 32; offset *= 2) {
+        const u32 below = __shfl_up_sync(~0u, until, offset);
+        if (lane >= offset) until += below;
+    }
+    if (lane == 31) warps[warp] = until;
+    __syncthreads();
+    const u32 of_warp = lane < WARPS ? warps[lane] : 0;
+    const u32 before = __reduce_add_sync(~0u, lane < warp ? of_warp : 0), all = __reduce_add_sync(~0u, of_warp);
+    if (all <= MOST_LISTED) {
+        u32 at = before + until - mine;
+        for (u32 i = first; i < last; i++)
+            for (u32 left = flags[i]; left != 0; left &= left - 1) columns[at++] = i * 32 + __ffs(left) - 1;
+    }
+    return all;
 }
 
 template <class T, int TOKENS>
@@ -48,7 +74,7 @@ static __device__ __forceinline__ void few(const Few& p) {
     u16* const raw = reinterpret_cast<u16*>(shared);                                 // [tokens][cols]
     signed char* const codes = reinterpret_cast<signed char*>(raw + p.tokens * p.cols);  // [tokens][cols]
     u32* const flags = reinterpret_cast<u32*>(codes + p.tokens * p.cols);            // a bit a column, set for an outlier
-    __shared__ u32 warps_most[TOKENS][WARPS];
+    __shared__ u32 warps_most[TOKENS][WARPS], warps_listed[WARPS], columns[MOST_LISTED];
     const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
     struct Place {
@@ -110,6 +136,8 @@ static __device__ __forceinline__ void few(const Few& p) {
         x_scale[t] = __uint_as_float(largest(most, warps_most[t]));
     }
     const bool outliers = __syncthreads_or(found);
+    const u32 outlier_columns = outliers ? list_columns(flags, p.cols, columns, warps_listed) : 0;
+    const bool listed = outlier_columns <= MOST_LISTED;
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
         if (TOKENS > 1 && t >= p.tokens) break;
@@ -129,6 +157,9 @@ static __device__ __forceinline__ void few(const Few& p) {
     }
     __syncthreads();
 
+    auto dequantized = [](signed char code, float w_scale) {
+        return T::widen(T::narrow(__fmul_rn(__fmul_rn(static_cast<float>(code), w_scale), 1.0f / 127.0f)));
+    };
     // A row's product with each token, in every lane, rounded.
     bool fetched = true;
     auto multiply = [&](const Place& at, u16 (&to)[TOKENS]) {
@@ -136,10 +167,23 @@ static __device__ __forceinline__ void few(const Few& p) {
         const float w_scale = __ldg(at.part.scales + at.row);
         int sum[TOKENS] = {};
         float extra[TOKENS] = {};
+        if (!fetched) fetch(row, 0);
+        fetched = false;
+        if (listed) {
+#pragma unroll 1
+            for (u32 i = lane; i < outlier_columns; i += 32) {
+                const u32 col = columns[i];
+                const float value = dequantized(__ldg(row + col), w_scale);
+#pragma unroll
+                for (int t = 0; t < TOKENS; t++) {
+                    if (TOKENS > 1 && t >= p.tokens) break;
+                    extra[t] = fmaf(T::widen(raw[t * p.cols + col]), value, extra[t]);
+                }
+            }
+        }
 #pragma unroll 1
         for (u32 first = 0; first < p.cols; first += BATCH * 32 * WORD) {
-            if (!fetched) fetch(row, first);
-            fetched = false;
+            if (first > 0) fetch(row, first);
 #pragma unroll
             for (int b = 0; b < BATCH; b++) {
                 const u32 col = first + (b * 32 + lane) * WORD;
@@ -154,7 +198,7 @@ static __device__ __forceinline__ void few(const Few& p) {
                     sum[t] = __dp4a(static_cast<int>(w[2]), static_cast<int>(of_x.z), sum[t]);
                     sum[t] = __dp4a(static_cast<int>(w[3]), static_cast<int>(of_x.w), sum[t]);
                 }
-                const u32 mask = outliers ? flags[col / 32] >> col % 32 & 0xffff : 0;
+                const u32 mask = !listed ? flags[col / 32] >> col % 32 & 0xffff : 0;
                 if (mask == 0) continue;
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
@@ -162,8 +206,7 @@ static __device__ __forceinline__ void few(const Few& p) {
 #pragma unroll
                     for (int i = 0; i < 8; i++) {
                         const auto code = static_cast<signed char>(w[half * 2 + i / 4] >> (8 * (i % 4)));
-                        const float value = __fmul_rn(__fmul_rn(static_cast<float>(code), w_scale), 1.0f / 127.0f);
-                        values[i] = mask >> (half * 8 + i) & 1 ? T::widen(T::narrow(value)) : 0;
+                        values[i] = mask >> (half * 8 + i) & 1 ? dequantized(code, w_scale) : 0;
                     }
 #pragma unroll
                     for (int t = 0; t < TOKENS; t++) {

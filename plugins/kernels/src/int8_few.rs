@@ -14,11 +14,11 @@ pub const MOST_TOKENS: usize = 4;
 pub const MOST_WEIGHTS: usize = 3;
 
 // As in `cuda/int8_few.cu`.
-const THREADS: u32 = 1024;
+const THREADS: u32 = 768;
 /// Codes that a lane reads at once: rows are whole numbers of them.
 const WORD: usize = 16;
 /// Shared memory that the kernels name themselves.
-const STATIC_BYTES: usize = 512;
+const STATIC_BYTES: usize = 992;
 
 /// `struct Part` of `cuda/int8_few.cu`.
 #[repr(C)]
