@@ -198,7 +198,7 @@ static __device__ __forceinline__ void few(const Few& p) {
                     sum[t] = __dp4a(static_cast<int>(w[2]), static_cast<int>(of_x.z), sum[t]);
                     sum[t] = __dp4a(static_cast<int>(w[3]), static_cast<int>(of_x.w), sum[t]);
                 }
-                const u32 mask = !listed ? flags[col / 32] >> col % 32 & 0xffff : 0;
+                const u32 mask = listed ? 0 : flags[col / 32] >> col % 32 & 0xffff;
                 if (mask == 0) continue;
 #pragma unroll
                 for (int half = 0; half < 2; half++) {

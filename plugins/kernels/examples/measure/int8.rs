@@ -112,7 +112,7 @@ pub(crate) fn check(device: &Device, kernels: &Kernels, chosen: &Chosen) -> Resu
         let short = all.iter().filter(|tokens| *tokens * cols <= 1_000_000);
         for tokens in chosen.tokens(&short.copied().collect::<Vec<_>>()) {
             // The last two leave out whole steps of integers.
-            for outliers in [0, 1, 8, 70, cols - cols / 20, cols] {
+            for outliers in [0, 1, 8, 70, 128, 129, cols - cols / 20, cols] {
                 failures += product(
                     device,
                     kernels,
